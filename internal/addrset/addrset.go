@@ -174,16 +174,11 @@ func entry(h uint32, i int32) uint64 { return uint64(h)<<32 | uint64(uint32(i)+1
 func position(e uint64) int32        { return int32(uint32(e) - 1) }
 
 // seeds differ in every process: who can name endpoints cannot make them collide.
-var seeds = [4]uint64{rand.Uint64(), rand.Uint64(), rand.Uint64(), rand.Uint64()}
+var seeds = [...]uint64{rand.Uint64(), rand.Uint64(), rand.Uint64() | 1}
 
-// hash mixes address and port with two wide multiplications. A zone takes no part.
+// hash mixes the address with one wide multiplication and the port with another beside it. A zone takes no part.
 func hash(ap netip.AddrPort) uint32 {
 	b := ap.Addr().As16()
-	x := mix(binary.BigEndian.Uint64(b[:8])^seeds[0], binary.BigEndian.Uint64(b[8:])^seeds[1])
-	return uint32(mix(x^seeds[2], uint64(ap.Port())^seeds[3]))
-}
-
-func mix(a, b uint64) uint64 {
-	hi, lo := bits.Mul64(a, b)
-	return hi ^ lo
+	hi, lo := bits.Mul64(binary.BigEndian.Uint64(b[:8])^seeds[0], binary.BigEndian.Uint64(b[8:])^seeds[1])
+	return uint32((hi ^ lo + uint64(ap.Port())*seeds[2]) >> 32)
 }
