@@ -110,8 +110,8 @@ func TestReset(t *testing.T) {
 	if allocs > 0 {
 		t.Errorf("%v allocations, want 0", allocs)
 	}
-	if len(x.table) != 64 || cap(x.table) != large {
-		t.Errorf("table of %d (capacity %d) for 50 entries, want 64 (%d)", len(x.table), cap(x.table), large)
+	if len(x.table) != 128 || cap(x.table) != large {
+		t.Errorf("table of %d (capacity %d) for 50 entries, want 128 (%d)", len(x.table), cap(x.table), large)
 	}
 }
 
