@@ -26,10 +26,10 @@ type chooser struct {
 }
 
 // choose fills in rp with those of the merged endpoints that traffic may reach.
-func (x *scratch) choose(rp *ResolvedPort, svc *Service, node, zone string, uniform bool) {
-	c := chooser{node: node, zone: zone}
-	c.survey(x.from)
+func (x *scratch) choose(rp *ResolvedPort, svc *Service, node, zone string) {
 	cluster, local := svc.usesCluster(), svc.usesLocal()
+	c := chooser{node: node, zone: zone}
+	c.survey(x.from, local)
 	rp.Any = c.ready || c.leaving
 	for i, ep := range x.from {
 		inCluster := cluster && c.forCluster(ep)
@@ -45,13 +45,13 @@ func (x *scratch) choose(rp *ResolvedPort, svc *Service, node, zone string, unif
 			rp.OnNode = append(rp.OnNode, x.list[i].Addr())
 		}
 	}
-	if !uniform {
+	if !x.uniform() {
 		rp.OnNode = x.distinct(rp.OnNode)
 	}
 }
 
-// survey finds out what there is to choose from.
-func (c *chooser) survey(from []*Endpoint) {
+// survey finds out what there is to choose from; on this node only if local.
+func (c *chooser) survey(from []*Endpoint, local bool) {
 	unhintedNode, unhintedZone := false, false // some ready endpoint has no such hint
 	forNode, forZone := false, false           // some ready endpoint is for us
 	for _, ep := range from {
@@ -60,7 +60,7 @@ func (c *chooser) survey(from []*Endpoint) {
 			continue
 		}
 		c.ready = true
-		c.readyLocal = c.readyLocal || ep.on(c.node)
+		c.readyLocal = c.readyLocal || local && ep.on(c.node)
 		unhintedNode = unhintedNode || len(ep.Where.NodeHints) == 0
 		unhintedZone = unhintedZone || len(ep.Where.ZoneHints) == 0
 		forNode = forNode || !unhintedNode && c.hintedNode(ep)

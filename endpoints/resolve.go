@@ -43,13 +43,12 @@ func (e *Engine) Resolve(name Name, r *Resolved) {
 		for _, family := range Families {
 			if svc.Serves(family) {
 				rp := appendPort(r, port, family)
-				uniform := x.merge(port, family)
-				x.choose(rp, svc, e.nodeName, zone, uniform)
+				x.merge(port, family)
+				x.choose(rp, svc, e.nodeName, zone)
 			}
 		}
 	}
-	clear(x.slices)
-	clear(x.from)
+	x.forget()
 }
 
 // view returns the service and this node's zone, and leaves the service's slices in the scratch.
@@ -94,8 +93,7 @@ func (e *Engine) LocalReady(name Name) int {
 		}
 		most = max(most, n)
 	}
-	clear(x.slices)
-	clear(x.from)
+	x.forget()
 	return most
 }
 
