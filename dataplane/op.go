@@ -109,6 +109,9 @@ type Element struct {
 	Source   netip.Prefix // masked
 	Client   netip.Addr
 	Timeout  time.Duration // whole seconds
+	// Comment is what nft shows beside an element of Services or LocalServices: whose it is. At
+	// most 127 bytes; the rest is cut off.
+	Comment string
 }
 
 // Op adds or deletes one element. A map element cannot be replaced: delete it and add it in one

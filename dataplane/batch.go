@@ -1,0 +1,164 @@
+package dataplane
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"slices"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// batch is a transaction in the making: messages, and on whose behalf each of them is.
+type batch struct {
+	messages
+	// table and affinity are what the tables are called and which timeouts they know, by family.
+	state    *[2]tableState
+	added    [2]map[time.Duration]bool // affinity timeouts that this batch brings
+	refs     []ref
+	elements int
+
+	// The open list of elements, if open.
+	open      bool
+	list      int
+	set       Set
+	timeout   time.Duration
+	fam       *family
+	del       bool
+	owner     uint32
+	listStart int
+}
+
+// ref ties a message to the operation that began it.
+type ref struct {
+	seq uint32
+	op  Op
+}
+
+// maxSpare is how large a buffer is kept from one batch to the next, in bytes.
+const maxSpare = 4 << 20
+
+// newBatch begins a transaction. One at a time: commit takes its buffer back.
+func (c *Conn) newBatch() *batch {
+	b := &batch{state: &c.state}
+	b.b, c.spare = c.spare[:0], nil
+	b.batchBegin()
+	return b
+}
+
+// recycle keeps a batch's buffers for the next one.
+func (c *Conn) recycle(b *batch) {
+	if cap(b.b) <= maxSpare {
+		c.spare = b.b
+	}
+}
+
+// number is a family's place in arrays of two.
+func (f *family) number() int {
+	if f == ipv4 {
+		return 0
+	}
+	return 1
+}
+
+// add appends one operation. Operations of the same kind, set and owner that follow each other
+// share a message. The error is of an element that makes no sense; b is then as before.
+func (b *batch) add(op *Op) error {
+	if err := op.check(); err != nil {
+		return err
+	}
+	fam := op.family()
+	st := &b.state[fam.number()]
+	if op.Set == AffinityOf {
+		b.needAffinity(fam, st, op)
+	}
+	full := b.open && len(b.b)-b.listStart > maxAttr-2*maxElement
+	if !b.open || full || b.set != op.Set || b.fam != fam || b.del != op.Delete || b.owner != op.Owner || b.timeout != op.Elem.Timeout {
+		b.closeList()
+		b.listStart = len(b.b)
+		b.list = beginElements(&b.messages, fam, st.name, setName(op.Set, op.Elem.Timeout), op.Delete)
+		b.open, b.set, b.fam, b.del, b.owner, b.timeout = true, op.Set, fam, op.Delete, op.Owner, op.Elem.Timeout
+		b.refs = append(b.refs, ref{b.seq, *op})
+	}
+	appendElement(&b.messages, fam, op.Set, &op.Elem, op.Delete)
+	b.elements++
+	return nil
+}
+
+// needAffinity brings the set and the rule for a timeout that nobody used before.
+func (b *batch) needAffinity(fam *family, st *tableState, op *Op) {
+	added := &b.added[fam.number()]
+	if timeout := op.Elem.Timeout; !op.Delete && !st.affinity[timeout] && !(*added)[timeout] {
+		b.closeList()
+		if *added == nil {
+			*added = map[time.Duration]bool{}
+		}
+		(*added)[timeout] = true
+		const firstFreeID = 1000 // above those of the static sets
+		appendAffinity(&b.messages, fam, st.name, timeout, firstFreeID+uint32(len(*added)))
+	}
+}
+
+func (b *batch) closeList() {
+	if b.open {
+		endElements(&b.messages, b.list)
+		b.open = false
+	}
+}
+
+// finish closes the transaction. The last message before its end is the one to be acknowledged:
+// kernel 6.1 does not acknowledge the end itself.
+func (b *batch) finish() {
+	b.closeList()
+	b.requestAck()
+	b.batchEnd()
+}
+
+// empty reports whether there is nothing to send.
+func (b *batch) empty() bool { return b.seq == 1 && !b.open }
+
+// nack is the kernel's refusal of one message.
+type nack struct {
+	seq   uint32
+	errno syscall.Errno
+}
+
+// refused builds the error for a transaction that the kernel refused.
+func (b *batch) refused(nacks []nack) error {
+	e := &RefusedError{Err: nacks[0].errno}
+	seen := map[uint32]bool{}
+	for _, n := range nacks {
+		i, ok := slices.BinarySearchFunc(b.refs, n.seq, func(r ref, seq uint32) int { return cmp.Compare(r.seq, seq) })
+		if !ok || seen[b.refs[i].op.Owner] {
+			continue
+		}
+		op := &b.refs[i].op
+		seen[op.Owner] = true
+		e.Refusals = append(e.Refusals, Refusal{Owner: op.Owner, Op: op.String(), Err: n.errno})
+	}
+	return e
+}
+
+// invalid builds the error for an operation that could not even be encoded.
+func invalid(op *Op, err error) error {
+	return &RefusedError{Err: unix.EINVAL, Refusals: []Refusal{{Owner: op.Owner, Op: op.String(), Err: err}}}
+}
+
+// outcome turns the kernel's answers into an error.
+func (b *batch) outcome(acked bool, nacks []nack) error {
+	switch {
+	case len(nacks) > 0:
+		return b.refused(nacks)
+	case !acked:
+		return fmt.Errorf("the kernel's answer to a transaction was lost: %w", ErrStale)
+	}
+	return nil
+}
+
+// missing reports whether a refusal means that what we know of the kernel is wrong, rather than
+// what we asked of it.
+func missing(err error) bool {
+	return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EEXIST) || errors.Is(err, unix.EBUSY)
+}

@@ -1,0 +1,428 @@
+package dataplane
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"k8s.io/klog/v2"
+)
+
+// Config says where the tables are and what their rules depend on.
+type Config struct {
+	Layout Layout
+	// NetNS is a file descriptor of the network namespace; 0 is the caller's own.
+	NetNS int
+	// Shared leaves the tables without an owner, as on kernels before 6.9. Who has the right may
+	// then change them; Watch notices.
+	Shared bool
+}
+
+// Conn writes the tables of one network namespace. It is their only writer, and its methods may
+// be called from any goroutine.
+type Conn struct {
+	cfg      Config
+	families []*family
+	flags    uint32 // of tables: owner and persist, where the kernel has them
+
+	mu    sync.Mutex
+	sock  *socket
+	lock  int // file descriptor, see lockNamespace
+	state [2]tableState
+	gen   uint32 // generation of the ruleset that our last write made
+	stats Stats
+	spare []byte // the buffer for the next batch
+}
+
+// tableState is what we know of a family's table.
+type tableState struct {
+	name     string // "": not looked for yet, or lost
+	handle   uint64
+	use      uint32 // chains, sets and the like, as the kernel counts them
+	affinity map[time.Duration]bool
+}
+
+// Stats counts what has been sent since Open.
+type Stats struct {
+	Transactions uint64
+	Elements     uint64 // added or deleted
+	Bytes        uint64
+	Refused      uint64 // transactions
+	Rebuilt      uint64 // tables built although there had been ours before: someone removed them
+}
+
+// Open probes the kernel, takes the lock of the network namespace and finds out which families it
+// has. It writes nothing that stays. Its errors say what to do.
+func Open(ctx context.Context, cfg Config) (*Conn, error) {
+	sock, err := dial(cfg.NetNS)
+	if err != nil {
+		return nil, err
+	}
+	c := &Conn{cfg: cfg, sock: sock, lock: -1}
+	if err := c.open(ctx); err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
+	return c, nil
+}
+
+func (c *Conn) open(ctx context.Context) (err error) {
+	if c.lock, err = lockNamespace(c.cfg.NetNS); err != nil {
+		return err
+	}
+	if err := c.probe(ctx); err != nil {
+		return err
+	}
+	c.gen, err = c.generation()
+	return err
+}
+
+// Close lets the tables go; they stay in the kernel. Where tables have owners, anybody may change
+// them from now on.
+func (c *Conn) Close() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	err := c.sock.close()
+	if c.lock >= 0 {
+		err = errors.Join(err, unix.Close(c.lock))
+		c.lock = -1
+	}
+	return err
+}
+
+// Families returns which of "ip" and "ip6" the kernel has.
+func (c *Conn) Families() []string {
+	var names []string
+	for _, f := range c.families {
+		names = append(names, f.name)
+	}
+	return names
+}
+
+// Owned reports whether the kernel protects the tables from other writers.
+func (c *Conn) Owned() bool { return c.flags != 0 }
+
+// Stats returns the counts so far.
+func (c *Conn) Stats() Stats {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.stats
+}
+
+func (c *Conn) has(f *family) bool {
+	for _, g := range c.families {
+		if f == g {
+			return true
+		}
+	}
+	return false
+}
+
+// Apply sends ops as one transaction: the kernel takes all of it or none. Within ops, deletions
+// come before additions. Elements of a family that the kernel does not have are left out.
+//
+// A *RefusedError says that nothing has changed, and on whose account. ErrStale, or any other
+// error, says that only a Replace can put things right.
+func (c *Conn) Apply(ctx context.Context, ops []Op) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	for _, f := range c.families {
+		if c.state[f.number()].name == "" {
+			return ErrStale
+		}
+	}
+	b := c.newBatch()
+	for i := range ops {
+		op := &ops[i]
+		if op.check() == nil && !c.has(op.family()) {
+			continue
+		}
+		if op.Set == Affinity {
+			if err := c.forget(b, op); err != nil {
+				return err
+			}
+			continue
+		}
+		if err := b.add(op); err != nil {
+			return invalid(op, err)
+		}
+	}
+	return c.commit(b)
+}
+
+// commit sends a batch and, if the kernel takes it, remembers what it brought.
+func (c *Conn) commit(b *batch) error {
+	defer c.recycle(b)
+	if b.empty() {
+		return nil
+	}
+	b.finish()
+	c.stats.Transactions++
+	c.stats.Bytes += uint64(len(b.b))
+	err := c.transact(b)
+	if err != nil {
+		c.stats.Refused++
+		return err
+	}
+	c.gen = nextGeneration(c.gen)
+	c.stats.Elements += uint64(b.elements)
+	for _, f := range c.families {
+		st := &c.state[f.number()]
+		for timeout := range b.added[f.number()] {
+			if st.affinity == nil {
+				st.affinity = map[time.Duration]bool{}
+			}
+			st.affinity[timeout] = true
+			st.use++ // the set
+		}
+	}
+	return nil
+}
+
+func (c *Conn) transact(b *batch) error {
+	if len(b.b) > c.sock.maxSend {
+		return c.transactParts(b)
+	}
+	acked, nacks, err := c.sock.transact(b.b, b.seq-1) // the message before the batch's end
+	if err != nil {
+		return err
+	}
+	return b.outcome(acked, nacks)
+}
+
+// transactParts sends a batch that is larger than the socket's buffer as several transactions.
+// That happens only where the buffer cannot be forced: in a user namespace, without CAP_NET_ADMIN
+// in the first one.
+func (c *Conn) transactParts(b *batch) error {
+	begin, rest := b.b[:nlmsgHeader+nfgenHeader], b.b[nlmsgHeader+nfgenHeader:]
+	for len(rest) > nlmsgHeader+nfgenHeader { // the batch end stays over
+		var part messages
+		part.b = append(part.b, begin...)
+		part.seq = b.seq
+		n, lastAt := 0, 0
+		for n < len(rest)-(nlmsgHeader+nfgenHeader) {
+			size := int(uint32At(rest[n:]))
+			if n > 0 && len(begin)+n+size > c.sock.maxSend-1024 {
+				break
+			}
+			lastAt, n = len(begin)+n, n+size
+		}
+		part.b = append(part.b, rest[:n]...)
+		part.start = lastAt
+		part.requestAck()
+		last := uint32At(part.b[lastAt+8:])
+		part.batchEnd()
+		acked, nacks, err := c.sock.transact(part.b, last)
+		if err == nil {
+			err = b.outcome(acked, nacks)
+		}
+		if err != nil {
+			return err
+		}
+		c.gen = nextGeneration(c.gen)
+		rest = rest[n:]
+	}
+	c.gen-- // commit counts the last part
+	return nil
+}
+
+// forget adds the deletion of the affinity entries that op describes. An entry may be gone by the
+// time that the transaction comes, so each is deleted only if it is there.
+func (c *Conn) forget(b *batch, op *Op) error {
+	st := &c.state[op.family().number()]
+	entries, err := c.elements(op.family(), st.name, Affinity, 0)
+	if err != nil {
+		return fmt.Errorf("list the affinity entries: %w", err)
+	}
+	for _, e := range entries {
+		if e.Frontend != op.Elem.Frontend || op.Elem.Endpoint.IsValid() && e.Endpoint != op.Elem.Endpoint {
+			continue
+		}
+		if err := b.add(&Op{Delete: true, Set: Affinity, Elem: e, Owner: op.Owner}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Replace makes the maps hold exactly what first and rest add, and nothing else; affinity entries
+// stay. The sequences hold additions only, may be iterated more than once and must give the same
+// each time.
+//
+// Without tables of ours it builds them: first, which is what must be served before everything
+// else, comes with them in one transaction; rest follows in chunks, endpoints before verdicts. A
+// table of the same layout is adopted and filled anew in one transaction. A table of another
+// layout serves on until its successor under a second name is complete.
+//
+// After an error, Replace must be called again before anything else.
+func (c *Conn) Replace(ctx context.Context, first, rest iter.Seq[Op]) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, f := range c.families {
+		if err := c.replaceFamily(ctx, f, first, rest); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *Conn) replaceFamily(ctx context.Context, fam *family, first, rest iter.Seq[Op]) error {
+	logger := klog.FromContext(ctx)
+	st := &c.state[fam.number()]
+	had := st.name != ""
+	current, old, err := c.findTables(fam)
+	if err != nil {
+		return err
+	}
+	*st = tableState{}
+	switch {
+	case current != nil:
+		logger.V(2).Info("Adopting the table of an earlier process", "family", fam.name, "table", current.name)
+		if err = c.adopt(fam, current); err == nil {
+			err = c.refill(fam, first, rest)
+		}
+	default:
+		name := Table
+		if len(old) > 0 && old[0].name == Table {
+			name = otherTable
+			logger.Info("The table's layout changes: building the new one beside the old", "family", fam.name, "table", name)
+		}
+		if had {
+			c.stats.Rebuilt++
+			logger.Info("The table is gone: somebody removed it. Building it anew", "family", fam.name, "table", name)
+		}
+		err = c.build(ctx, fam, name, first, rest)
+	}
+	if err != nil {
+		st.name = "" // what it holds is not known
+		return fmt.Errorf("fill table %s %s: %w", fam.name, Table, err)
+	}
+	for _, t := range old {
+		if err := c.retire(fam, t); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// chunk is about how many elements a transaction holds while a new table is filled.
+const chunk = 5000
+
+// build makes a new table and fills it. No frontend is visible without its endpoints: verdicts
+// come last, in one transaction, since the kernel validates the table for each transaction that
+// has any.
+func (c *Conn) build(ctx context.Context, fam *family, name string, first, rest iter.Seq[Op]) error {
+	st := &c.state[fam.number()]
+	st.name = name
+	b := c.newBatch()
+	appendTable(&b.messages, &c.cfg.Layout, fam, name, c.flags)
+	if err := c.addAll(b, fam, first, func(Set) bool { return true }); err != nil {
+		return err
+	}
+	if err := c.commit(b); err != nil {
+		return err
+	}
+	if err := c.refreshTable(fam); err != nil {
+		return err
+	}
+	visible := func(s Set) bool { return s == Services || s == LocalServices || s == ClusterIPs || s == ServiceCIDRs }
+	b = c.newBatch()
+	for op := range rest {
+		if op.check() == nil && (op.family() != fam || visible(op.Set)) {
+			continue
+		}
+		if err := b.add(&op); err != nil {
+			return invalid(&op, err)
+		}
+		if b.elements >= chunk {
+			if err := errors.Join(ctx.Err(), c.commit(b)); err != nil {
+				return err
+			}
+			b = c.newBatch()
+		}
+	}
+	if err := c.commit(b); err != nil {
+		return err
+	}
+	b = c.newBatch()
+	if err := c.addAll(b, fam, rest, visible); err != nil {
+		return err
+	}
+	return c.commit(b)
+}
+
+// addAll adds what ops add to the wanted sets of a family.
+func (c *Conn) addAll(b *batch, fam *family, ops iter.Seq[Op], wanted func(Set) bool) error {
+	for op := range ops {
+		if op.check() == nil && (op.family() != fam || !wanted(op.Set)) {
+			continue
+		}
+		if err := b.add(&op); err != nil {
+			return invalid(&op, err)
+		}
+	}
+	return nil
+}
+
+// refill fills the adopted table anew, in one transaction. Maps are flushed and filled; interval
+// sets are changed by difference, since a lookup in them can miss in the middle of a transaction.
+func (c *Conn) refill(fam *family, first, rest iter.Seq[Op]) error {
+	st := &c.state[fam.number()]
+	intervals := map[Set]map[Element]bool{}
+	b := c.newBatch()
+	for s := range numSets {
+		switch {
+		case s == Affinity:
+		case s == AffinityOf:
+			for timeout := range st.affinity {
+				appendFlush(&b.messages, fam, st.name, setName(s, timeout))
+			}
+		case schemas[s].interval():
+			elements, err := c.elements(fam, st.name, s, 0)
+			if err != nil {
+				return err
+			}
+			intervals[s] = map[Element]bool{}
+			for _, e := range elements {
+				intervals[s][e] = true
+			}
+		default:
+			appendFlush(&b.messages, fam, st.name, s.String())
+		}
+	}
+	// What stays in the interval sets is found first, so that deletions come before additions.
+	stays := map[Set]map[Element]bool{AllowedSources: {}, ServiceCIDRs: {}}
+	for _, seq := range []iter.Seq[Op]{first, rest} {
+		for op := range seq {
+			if held, ok := intervals[op.Set]; ok && held[op.Elem] {
+				stays[op.Set][op.Elem] = true
+			}
+		}
+	}
+	for s, held := range intervals {
+		for e := range held {
+			if !stays[s][e] {
+				if err := b.add(&Op{Delete: true, Set: s, Elem: e}); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	for _, seq := range []iter.Seq[Op]{first, rest} {
+		for op := range seq {
+			if stays[op.Set][op.Elem] || op.check() == nil && op.family() != fam {
+				continue
+			}
+			if err := b.add(&op); err != nil {
+				return invalid(&op, err)
+			}
+		}
+	}
+	return c.commit(b)
+}
