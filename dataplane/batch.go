@@ -87,6 +87,12 @@ func (b *batch) add(op *Op) error {
 	return nil
 }
 
+// wants reports whether the operation belongs to a family. One that makes no sense belongs to
+// every family, so that add reports it.
+func (b *batch) wants(op *Op, fam *family) bool {
+	return op.Set >= numSets || op.family() == fam || !op.address().IsValid()
+}
+
 // needAffinity brings the set and the rule for a timeout that nobody used before.
 func (b *batch) needAffinity(fam *family, st *tableState, op *Op) {
 	added := &b.added[fam.number()]

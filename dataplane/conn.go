@@ -333,8 +333,9 @@ func (c *Conn) build(ctx context.Context, fam *family, name string, first, rest 
 	}
 	visible := func(s Set) bool { return s == Services || s == LocalServices || s == ClusterIPs || s == ServiceCIDRs }
 	b = c.newBatch()
-	for op := range rest {
-		if op.check() == nil && (op.family() != fam || visible(op.Set)) {
+	var op Op // outside the loop, or each would be allocated
+	for op = range rest {
+		if !b.wants(&op, fam) || visible(op.Set) {
 			continue
 		}
 		if err := b.add(&op); err != nil {
@@ -359,8 +360,9 @@ func (c *Conn) build(ctx context.Context, fam *family, name string, first, rest 
 
 // addAll adds what ops add to the wanted sets of a family.
 func (c *Conn) addAll(b *batch, fam *family, ops iter.Seq[Op], wanted func(Set) bool) error {
-	for op := range ops {
-		if op.check() == nil && (op.family() != fam || !wanted(op.Set)) {
+	var op Op
+	for op = range ops {
+		if !b.wants(&op, fam) || !wanted(op.Set) {
 			continue
 		}
 		if err := b.add(&op); err != nil {
@@ -415,8 +417,9 @@ func (c *Conn) refill(fam *family, first, rest iter.Seq[Op]) error {
 		}
 	}
 	for _, seq := range []iter.Seq[Op]{first, rest} {
-		for op := range seq {
-			if stays[op.Set][op.Elem] || op.check() == nil && op.family() != fam {
+		var op Op
+		for op = range seq {
+			if !b.wants(&op, fam) || schemas[op.Set].interval() && stays[op.Set][op.Elem] {
 				continue
 			}
 			if err := b.add(&op); err != nil {

@@ -304,16 +304,22 @@ func afterPrefix(p netip.Prefix) (netip.Addr, bool) {
 }
 
 // family returns the family of the table that the element belongs to.
-func (o *Op) family() *family {
+func (o *Op) family() *family { return familyOf(o.address()) }
+
+// address is what decides the family.
+func (o *Op) address() netip.Addr {
 	if o.Set == ServiceCIDRs {
-		return familyOf(o.Elem.Source.Addr())
+		return o.Elem.Source.Addr()
 	}
-	return familyOf(o.Elem.Frontend.Addr)
+	return o.Elem.Frontend.Addr
 }
 
 // check reports an element that cannot be encoded. The kernel would not see what is wrong with it.
 func (o *Op) check() error {
 	e := &o.Elem
+	if o.Set >= numSets {
+		return fmt.Errorf("%s: %w", o.Set, unix.EINVAL)
+	}
 	bad := func(what string) error { return fmt.Errorf("%s: %s: %w", o, what, unix.EINVAL) }
 	needs := schemas[o.Set]
 	if o.Set == ServiceCIDRs || o.Set == AllowedSources {
