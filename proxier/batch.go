@@ -42,6 +42,18 @@ func (b *batch) flush() {
 
 func (b *batch) ops() []dataplane.Op { return append(b.dels, b.adds...) }
 
+// forgets returns those operations by which affinity forgets, on nobody's behalf.
+func (b *batch) forgets() []dataplane.Op {
+	var out []dataplane.Op
+	for _, op := range b.dels {
+		if op.Set == dataplane.Affinity {
+			op.Owner = 0
+			out = append(out, op)
+		}
+	}
+	return out
+}
+
 func (b *batch) del(set dataplane.Set, e dataplane.Element) {
 	b.dels = append(b.dels, dataplane.Op{Delete: true, Set: set, Elem: e, Owner: b.owner})
 }

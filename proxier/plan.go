@@ -115,7 +115,7 @@ type plan struct {
 	ips     tally
 	hairpin tally
 
-	left     []endpoints.Name // dirty services that did not fit
+	taken    int // how many of want.dirty it covers
 	problems []endpoints.Problem
 	batch    batch
 }
@@ -161,22 +161,18 @@ func (r *ruleset) prepare(want wanted) *plan {
 		hairpin: newTally(r.hairpin),
 	}
 	cost := 0
-	for i, name := range want.dirty {
+	for _, name := range want.dirty {
 		if want.budget > 0 && cost > want.budget {
-			p.left = want.dirty[i:]
 			break
 		}
 		cost += p.service(name)
+		p.taken++
 	}
 	for len(p.queue) > 0 {
 		e := p.queue[0]
 		p.queue = p.queue[1:]
 		p.service(e.name)
 	}
-	p.left = slices.DeleteFunc(slices.Clone(p.left), func(n endpoints.Name) bool {
-		_, done := p.planned[r.services[n]]
-		return done
-	})
 	for i, s := range p.steps {
 		p.decide(s)
 		p.count(s, uint32(i+1))
@@ -195,7 +191,7 @@ func (p *plan) require(e *entry) {
 }
 
 // service plans one service, unless it is planned already, and returns about how many slots
-// change in the kernel.
+// change in the kernel. A name of no service, as serviceCIDRs is, plans nothing.
 func (p *plan) service(name endpoints.Name) (cost int) {
 	e := p.rules.services[name]
 	if e == nil {
@@ -551,7 +547,24 @@ func (p *plan) forgets() []dataplane.Op {
 			b.forget(c)
 		}
 	}
-	return b.dels
+	return b.forgets()
+}
+
+// settled returns the names that are no longer dirty once the plan is committed: the dirty ones
+// that it covers, and those that it had to plan besides.
+func (p *plan) settled() []endpoints.Name {
+	covered := make(map[endpoints.Name]bool, len(p.want.dirty))
+	var out []endpoints.Name
+	for _, n := range p.want.dirty[:p.taken] {
+		covered[n] = true
+		out = append(out, n)
+	}
+	for _, s := range p.steps {
+		if !covered[s.entry.name] {
+			out = append(out, s.entry.name)
+		}
+	}
+	return out
 }
 
 // ops returns the plan's operations in the order in which the kernel shall see them.
