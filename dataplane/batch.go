@@ -2,7 +2,6 @@ package dataplane
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
 	"slices"
 	"syscall"
@@ -161,10 +160,4 @@ func (b *batch) outcome(acked bool, nacks []nack) error {
 		return fmt.Errorf("the kernel's answer to a transaction was lost: %w", ErrStale)
 	}
 	return nil
-}
-
-// missing reports whether a refusal means that what we know of the kernel is wrong, rather than
-// what we asked of it.
-func missing(err error) bool {
-	return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EEXIST) || errors.Is(err, unix.EBUSY)
 }

@@ -17,6 +17,8 @@ type Config struct {
 	Layout Layout
 	// NetNS is a file descriptor of the network namespace; 0 is the caller's own.
 	NetNS int
+	// NoIPv6 leaves the IPv6 table out.
+	NoIPv6 bool
 	// Shared leaves the tables without an owner, as on kernels before 6.9. Who has the right may
 	// then change them; Watch notices.
 	Shared bool

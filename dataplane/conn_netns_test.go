@@ -52,6 +52,7 @@ func namespace(t testing.TB) int {
 // nft runs nft in a namespace.
 func nft(t testing.TB, ns int, args ...string) string {
 	t.Helper()
+	requireNft(t)
 	cmd := exec.Command("nft", args...)
 	var out []byte
 	err := inNamespace(ns, func() (err error) {
@@ -189,7 +190,6 @@ func TestNetnsEverySetHoldsWhatItIsGiven(t *testing.T) {
 // TestNetnsListing holds every rule against nft's own words. A rule that nft cannot parse it
 // prints in another form, or not at all. Golden file: go test -run Listing -update.
 func TestNetnsListing(t *testing.T) {
-	requireNft(t)
 	layouts := map[string]Layout{
 		"cidrs":     testLayout,
 		"bridge":    {Local: LocalDetection{Interface: "cni0"}},
@@ -234,7 +234,7 @@ func TestNetnsListing(t *testing.T) {
 
 var update = flag.Bool("update", false, "write the golden files anew")
 
-func requireNft(t *testing.T) {
+func requireNft(t testing.TB) {
 	t.Helper()
 	if _, err := exec.LookPath("nft"); err != nil && os.Getenv("CI") == "" {
 		t.Skip("needs the command nft (Debian: nftables)")

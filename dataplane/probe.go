@@ -20,6 +20,10 @@ const probeTable = "weir-probe"
 // layout can be loaded at all.
 func (c *Conn) probe(ctx context.Context) error {
 	for _, fam := range []*family{ipv4, ipv6} {
+		if fam == ipv6 && c.cfg.NoIPv6 {
+			klog.FromContext(ctx).Info("This host has no IPv6: serving IPv4 only")
+			continue
+		}
 		err := c.tryTable(fam, 0, func(b *batch) {})
 		switch {
 		case err == nil:

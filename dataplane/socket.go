@@ -29,7 +29,7 @@ const (
 
 // dial opens a socket in the network namespace with that file descriptor; 0 is the caller's.
 func dial(netns int) (*socket, error) {
-	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: netns, DisableNSLockThread: false})
+	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: netns})
 	if err != nil {
 		return nil, fmt.Errorf("open a netlink socket: %w", err)
 	}

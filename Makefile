@@ -1,0 +1,41 @@
+# Short verbs. `make test` is everything that CI runs.
+SHELL := /bin/bash
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+export CGO_ENABLED := 0
+GO := go
+
+.PHONY: build demo test prepare peers lint unit fuzz bench-dataplane clean
+
+build: ## bin/weir, one static binary
+	$(GO) build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o bin/weir ./cmd/weir
+
+demo: build ## a node, clients and backends in namespaces of their own; needs root
+	$(GO) run ./deploy/demo
+
+test: prepare build lint peers unit fuzz ## everything
+
+prepare: ## what the tests need from the system
+	@hack/prepare.sh
+
+peers: ## a real API server and etcd for the tests, built once per user
+	@bench/peers/build.sh
+
+lint:
+	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); \
+	if [ -n "$$unformatted" ]; then echo "not formatted: $$unformatted"; exit 1; fi
+	$(GO) vet ./...
+	$(GO) build -C hack/tools -o $(CURDIR)/bin/staticcheck honnef.co/go/tools/cmd/staticcheck
+	bin/staticcheck ./...
+
+unit: ## all tests, with the race detector (which takes cgo)
+	CGO_ENABLED=1 $(GO) test -race -timeout 30m ./...
+
+FUZZTIME ?= 5s
+fuzz: ## every fuzz target for FUZZTIME, after its seeds
+	@hack/fuzz.sh $(FUZZTIME)
+
+bench-dataplane: ## cold and warm start, one change, memory: one table
+	@hack/bench-dataplane.sh
+
+clean:
+	rm -rf bin
