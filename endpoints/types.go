@@ -66,8 +66,13 @@ type Name struct {
 	Namespace, Name string
 }
 
-// String returns namespace/name.
-func (n Name) String() string { return n.Namespace + "/" + n.Name }
+// String returns namespace/name, or the name alone of an object without a namespace.
+func (n Name) String() string {
+	if n.Namespace == "" {
+		return n.Name
+	}
+	return n.Namespace + "/" + n.Name
+}
 
 // Compare orders names by namespace, then name.
 func (n Name) Compare(o Name) int {
