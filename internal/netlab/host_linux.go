@@ -220,34 +220,46 @@ type Process struct {
 // Start starts a command in the host. The command is killed when the lab is closed or this process
 // dies, however that happens.
 func (h *Host) Start(cmd *exec.Cmd) (*Process, error) {
+	p, err := start(cmd, h.ns.enter)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", h.Name, err)
+	}
+	if !h.own(p) {
+		_ = p.Close()
+		return nil, fmt.Errorf("%s: %w", h.Name, net.ErrClosed)
+	}
+	return p, nil
+}
+
+// Start starts a command in the namespace of this process. It is killed when this process dies,
+// however that happens.
+func Start(cmd *exec.Cmd) (*Process, error) {
+	return start(cmd, func() error { return nil })
+}
+
+func start(cmd *exec.Cmd, enter func() error) (*Process, error) {
 	p := &Process{done: make(chan struct{})}
 	started := make(chan error, 1)
 	// A thread of its own, from start to end: the kernel sends the parent-death signal when the
 	// thread that started the child ends, not the process.
 	spawn(func() {
 		defer close(p.done)
-		if err := h.ns.enter(); err != nil {
-			started <- err
-			return
+		err := enter()
+		if err == nil {
+			if cmd.SysProcAttr == nil {
+				cmd.SysProcAttr = &syscall.SysProcAttr{}
+			}
+			cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
+			err = cmd.Start()
+			p.Process = cmd.Process
 		}
-		if cmd.SysProcAttr == nil {
-			cmd.SysProcAttr = &syscall.SysProcAttr{}
+		started <- err
+		if err == nil {
+			p.err = cmd.Wait()
 		}
-		cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
-		if err := cmd.Start(); err != nil {
-			started <- err
-			return
-		}
-		p.Process = cmd.Process
-		started <- nil
-		p.err = cmd.Wait()
 	})
 	if err := <-started; err != nil {
-		return nil, fmt.Errorf("%s: start %s: %w", h.Name, cmd.Path, err)
-	}
-	if !h.own(p) {
-		_ = p.Close()
-		return nil, fmt.Errorf("%s: %w", h.Name, net.ErrClosed)
+		return nil, fmt.Errorf("start %s: %w", cmd.Path, err)
 	}
 	return p, nil
 }
