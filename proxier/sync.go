@@ -23,6 +23,9 @@ const (
 	// forgetAgain is how long after a change affinity entries are deleted once more: a packet in
 	// flight may have written one after the first time.
 	forgetAgain = time.Second
+	// maxForgetTries is how often such a deletion is tried again if it fails, after one second,
+	// two, four and so on.
+	maxForgetTries = 8
 )
 
 // forgotten is a deletion of affinity entries that is still to be done.
@@ -30,6 +33,7 @@ type forgotten struct {
 	due   time.Time
 	ops   []dataplane.Op
 	again bool // and once more after that
+	tries int  // how often it has failed
 }
 
 // run is what one sync carries along.
@@ -343,22 +347,30 @@ func (p *Proxier) forgetLater(f forgotten) {
 	}
 }
 
-// forgetDue deletes affinity entries whose time has come. If the kernel does not let it, they run
-// into their timeout.
+// forgetDue deletes affinity entries whose time has come.
 func (p *Proxier) forgetDue(r run) {
 	for p.known && len(p.forgets) > 0 && !p.forgets[0].due.After(r.report.Start) {
 		f := p.forgets[0]
 		p.forgets = p.forgets[1:]
 		if err := p.cfg.Kernel.Apply(r, f.ops); err != nil {
-			r.log.Info("Affinity entries of endpoints that are gone stay until they expire", "err", err)
-			var refused *dataplane.RefusedError
-			p.known = errors.As(err, &refused)
-			if !p.known {
-				p.due, p.urgent = true, true
-			}
-		}
-		if f.again {
+			p.forgetFailed(r, f, err)
+		} else if f.again {
 			p.forgetLater(forgotten{due: time.Now().Add(forgetAgain), ops: f.ops})
 		}
 	}
+}
+
+// forgetFailed tries again later. In the end the entries stay until they expire.
+func (p *Proxier) forgetFailed(r run, f forgotten, err error) {
+	var refused *dataplane.RefusedError
+	if !errors.As(err, &refused) {
+		p.known, p.due, p.urgent = false, true, true
+	}
+	if f.tries == maxForgetTries {
+		r.log.Error(err, "Affinity entries of endpoints that are gone stay until they expire", "ops", len(f.ops))
+		return
+	}
+	f.due = time.Now().Add(forgetAgain << f.tries)
+	f.tries++
+	p.forgetLater(f)
 }
