@@ -211,7 +211,7 @@ type Problem struct {
 	Kind   string // "Service", "EndpointSlice", …
 	Object Name
 	UID    string // for events; "" if the object has none
-	Field  string // a path as in the API documentation: spec.clusterIPs[0]
+	Field  string // a path as in the API documentation: spec.clusterIPs[0]; "" if it is the object
 	Reason string
 	// Source is where the object was read, file:line for a manifest; "" for the API server.
 	Source string
@@ -219,7 +219,11 @@ type Problem struct {
 
 // Error describes the problem in one line.
 func (p Problem) Error() string {
-	s := p.Kind + " " + p.Object.String() + ": " + p.Field + ": " + p.Reason
+	s := p.Kind + " " + p.Object.String() + ": "
+	if p.Field != "" {
+		s += p.Field + ": "
+	}
+	s += p.Reason
 	if p.Source != "" {
 		s = p.Source + ": " + s
 	}
