@@ -5,15 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"syscall"
 
 	"github.com/vishvananda/netlink"
@@ -28,9 +27,10 @@ type Host struct {
 
 	ns    *namespace
 	nl    *netlink.Handle
-	port  atomic.Uint32 // the source port given out last, as an index into the range
+	ports sync.Map      // source address -> *atomic.Uint32, the port given out last, as an index
 	calls chan func()   // to the thread that makes the sockets
-	done  chan struct{} // closed when that thread is gone
+	quit  chan struct{} // closed to end that thread
+	done  chan struct{} // closed when it is gone
 
 	// onAddr routes an address added later to this host; nil where the link's prefix covers it.
 	onAddr func(netip.Addr) error
@@ -45,8 +45,7 @@ func newHost(nsName, name string) (*Host, error) {
 	if err != nil {
 		return nil, err
 	}
-	h := &Host{Name: name, ns: ns, calls: make(chan func()), done: make(chan struct{})}
-	h.port.Store(rand.Uint32N(sourcePorts))
+	h := &Host{Name: name, ns: ns, calls: make(chan func()), quit: make(chan struct{}), done: make(chan struct{})}
 	started := make(chan error, 1)
 	spawn(func() {
 		defer close(h.done)
@@ -55,10 +54,14 @@ func newHost(nsName, name string) (*Host, error) {
 		if err != nil {
 			return
 		}
-		for fn := range h.calls {
-			fn()
+		for {
+			select {
+			case fn := <-h.calls:
+				fn()
+			case <-h.quit:
+				return // the thread ends too, as it is still locked
+			}
 		}
-		// The thread ends here, as it is still locked.
 	})
 	if err = <-started; err == nil {
 		h.nl, err = h.newHandle()
@@ -307,7 +310,7 @@ func (h *Host) close() error {
 		return nil
 	}
 	var errs []error
-	for _, c := range closers {
+	for _, c := range slices.Backward(closers) {
 		if err := c.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
 			errs = append(errs, err)
 		}
@@ -315,7 +318,7 @@ func (h *Host) close() error {
 	if h.nl != nil {
 		h.nl.Close()
 	}
-	close(h.calls)
+	close(h.quit)
 	<-h.done
 	return errors.Join(append(errs, h.ns.close())...)
 }

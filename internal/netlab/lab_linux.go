@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 
@@ -82,7 +83,7 @@ func (l *Lab) Hosts() []*Host {
 // Close ends everything that runs in the lab and removes it.
 func (l *Lab) Close() error {
 	var errs []error
-	for _, h := range l.hosts {
+	for _, h := range slices.Backward(l.hosts) { // clients before what they talk to
 		errs = append(errs, h.close())
 	}
 	return errors.Join(errs...)

@@ -378,6 +378,9 @@ func TestNetnsLeavesNothing(t *testing.T) {
 	if err := lab.Close(); err != nil {
 		t.Errorf("closed twice: %v", err)
 	}
+	if got := lab.Host("client").Probe(TCP, netip.MustParseAddrPort("10.244.1.10:80"), ProbeOptions{}); got.Outcome != Failed {
+		t.Errorf("probe in a closed lab: %s", got)
+	}
 }
 
 func netnsOf(t *testing.T, h *Host) (link string) {

@@ -17,8 +17,9 @@ import (
 //
 // Every connection comes from another source port, in turn through the some 50,000 that a host has, and
 // is closed with RST, so that no port waits in TIME_WAIT at either end. At 2,500 connections a second
-// a port comes back after 20 s, when conntrack (10 s for a connection that was reset) has forgotten it; at
-// higher rates give several Sources, each of which has its own ports.
+// a port comes back after 20 s, when conntrack (10 s for a connection that was reset) has forgotten it.
+// At higher rates, and with UDP (30 s, 120 s for a flow that went on), give several Sources: for the
+// rest of its time an entry sends its port to the endpoint of before.
 type LoadConfig struct {
 	Proto    Protocol // default TCP; not SCTP
 	Dst      netip.AddrPort
@@ -201,6 +202,9 @@ func (l *Load) pace() {
 		}
 	}
 	elapsed := time.Since(l.start)
+	if l.cfg.Max == 0 || made < l.cfg.Max {
+		held = max(0, int(elapsed.Seconds()*float64(l.cfg.Rate))-made)
+	}
 	exchanges.Wait()
 	l.mu.Lock()
 	defer l.mu.Unlock()

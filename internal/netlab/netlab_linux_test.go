@@ -1,6 +1,7 @@
 package netlab
 
 import (
+	"net/netip"
 	"testing"
 	"time"
 )
@@ -44,7 +45,7 @@ func TestNextPort(t *testing.T) {
 	var h Host
 	seen := make(map[uint16]bool)
 	for range sourcePorts {
-		p := h.nextPort()
+		p := h.nextPort(netip.IPv4Unspecified())
 		if seen[p] || p < firstPort || p >= nodePorts && p < nodePortsEnd {
 			t.Fatalf("port %d", p)
 		}

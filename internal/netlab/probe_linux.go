@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -217,8 +218,15 @@ const (
 	sourcePorts  = (nodePorts - firstPort) + (65536 - nodePortsEnd)
 )
 
-func (h *Host) nextPort() uint16 {
-	p := h.port.Add(1)%sourcePorts + firstPort
+// nextPort gives out the next source port of an address.
+func (h *Host) nextPort(source netip.Addr) uint16 {
+	last, ok := h.ports.Load(source)
+	if !ok {
+		begin := new(atomic.Uint32)
+		begin.Store(rand.Uint32N(sourcePorts))
+		last, _ = h.ports.LoadOrStore(source, begin)
+	}
+	p := last.(*atomic.Uint32).Add(1)%sourcePorts + firstPort
 	if p >= nodePorts {
 		p += nodePortsEnd - nodePorts
 	}
@@ -289,7 +297,7 @@ func (h *Host) bind(fd int, dst netip.AddrPort, source netip.Addr, port uint16) 
 		return unix.Bind(fd, sockaddr(netip.AddrPortFrom(source, port)))
 	}
 	for range 1000 {
-		err := unix.Bind(fd, sockaddr(netip.AddrPortFrom(source, h.nextPort())))
+		err := unix.Bind(fd, sockaddr(netip.AddrPortFrom(source, h.nextPort(source))))
 		if !errors.Is(err, unix.EADDRINUSE) {
 			return err
 		}

@@ -234,7 +234,7 @@ func (h *Host) probeSCTP(dst netip.AddrPort, opts ProbeOptions, deadline time.Ti
 	}
 	port := opts.Port
 	if port == 0 {
-		port = h.nextPort()
+		port = h.nextPort(opts.Source)
 	}
 	init := sctpPacket{source: port, dest: dst.Port(), chunk: sctpInit, initiate: rand.Uint32() | 1}
 	if _, err := f.Write(init.marshal()); err != nil && !errors.Is(err, unix.EPERM) && !isICMP(err) {
