@@ -158,23 +158,33 @@ func (d *differ) diff(t *table, want []netip.AddrPort) edit {
 	return d.edit(t, len(want))
 }
 
-// mark notes which slots stay and which endpoints are new.
+// mark notes which slots stay and which endpoints are new. Both lists tend to be in the same order,
+// so the slot after the last one found is looked at before the index.
 func (d *differ) mark(t *table, want []netip.AddrPort) {
 	d.added = d.added[:0]
 	words := (len(t.slots) + 63) / 64
 	d.kept = slices.Grow(d.kept[:0], words)[:words]
 	clear(d.kept)
-	x := t.index
-	if x == nil {
-		x = &d.index
-		buildIndex(x, t.slots)
-	}
+	index := t.index
+	next := 0
 	for _, ap := range want {
-		if i, ok := x.Lookup(t.slots, ap); ok {
-			d.kept[i/64] |= 1 << (i % 64)
-		} else {
-			d.added = append(d.added, ap)
+		at, ok := next, next < len(t.slots) && t.slots[next] == ap
+		if !ok {
+			if index == nil {
+				index = &d.index
+				buildIndex(index, t.slots)
+			}
+			var i int32
+			if i, ok = index.Lookup(t.slots, ap); ok {
+				at = int(i)
+			} else {
+				d.added = append(d.added, ap) // probably in the place of one that is gone
+			}
 		}
+		if ok {
+			d.kept[at/64] |= 1 << (at % 64)
+		}
+		next = at + 1
 	}
 }
 

@@ -280,6 +280,10 @@ func (p *Proxier) commit(r run, plan *plan) {
 	for _, n := range plan.settled() {
 		delete(p.dirty, n)
 	}
+	if len(p.dirty) == 0 {
+		// Walking a map costs what its largest size did, and the first sync had everything in it.
+		p.dirty = make(map[endpoints.Name]struct{})
+	}
 	r.report.Services += len(plan.steps)
 	for _, problem := range plan.problems {
 		r.log.Info("Part of a service is not served", "service", problem.Object, "field", problem.Field, "reason", problem.Reason)

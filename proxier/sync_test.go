@@ -254,10 +254,10 @@ func TestMinSyncPeriod(t *testing.T) {
 		l.want("0s replace 6")
 		for i := range 25 {
 			l.engine.SetSlice(slice(service(1).Name, 4+i))
-			time.Sleep(150 * time.Millisecond)
+			time.Sleep(140 * time.Millisecond)
 		}
 		l.at(2 * time.Minute)
-		l.want("1m0s apply 1", "1m1s apply 8", "1m2s apply 9", "1m3s apply 6", "1m4s apply 5")
+		l.want("1m0s apply 1", "1m1s apply 9", "1m2s apply 9", "1m3s apply 7", "1m4s apply 3")
 	})
 }
 
