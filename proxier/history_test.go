@@ -83,7 +83,8 @@ func (s *subject) checkAffinity() {
 
 // recover ends all trouble: what was set aside is tried again.
 func (s *subject) recover() {
-	s.kernel.Refuse, s.kernel.Before = nil, nil
+	s.kernel.Refuse(nil)
+	s.kernel.Before(nil)
 	if s.flushed {
 		s.flushed = false
 		s.proxier.Invalidate()
@@ -148,39 +149,40 @@ func (s *subject) checkBelief() {
 
 // trouble makes the kernel difficult in one of many ways, or easy.
 func (s *subject) trouble(r *rand.Rand) string {
-	s.kernel.Refuse, s.kernel.Before = nil, nil
+	s.kernel.Refuse(nil)
+	s.kernel.Before(nil)
 	errno := []error{syscall.EINVAL, syscall.ENOSPC, syscall.ENOMEM, syscall.EEXIST}[r.IntN(4)]
 	pick := r.Uint64()
 	switch r.IntN(9) {
 	case 0: // some frontends are refused, by name
-		s.kernel.Refuse = func(op dataplane.Op) error {
+		s.kernel.Refuse(func(op dataplane.Op) error {
 			if !op.Delete && hash(op.Elem.Frontend)%5 == pick%5 {
 				return errno
 			}
 			return nil
-		}
+		})
 		return fmt.Sprintf("some frontends are refused: %v", errno)
 	case 1: // every deletion of some
-		s.kernel.Refuse = func(op dataplane.Op) error {
+		s.kernel.Refuse(func(op dataplane.Op) error {
 			if op.Delete && op.Set != dataplane.Affinity && hash(op.Elem.Frontend)%5 == pick%5 {
 				return errno
 			}
 			return nil
-		}
+		})
 		return fmt.Sprintf("some deletions are refused: %v", errno)
 	case 2: // a frontend spoils the transaction as such
-		s.kernel.Before = func(ops []dataplane.Op) error {
+		s.kernel.Before(func(ops []dataplane.Op) error {
 			if slices.ContainsFunc(ops, func(op dataplane.Op) bool { return hash(op.Elem.Frontend)%5 == pick%5 }) {
 				return &dataplane.RefusedError{Err: errno}
 			}
 			return nil
-		}
+		})
 		return fmt.Sprintf("some frontends spoil a transaction: %v", errno)
 	case 3: // nothing goes, or the outcome is never heard
-		s.kernel.Before = func([]dataplane.Op) error { return errors.New("lost") }
+		s.kernel.Before(func([]dataplane.Op) error { return errors.New("lost") })
 		return "no answer"
 	case 4:
-		s.kernel.Before = func([]dataplane.Op) error { return &dataplane.RefusedError{Err: errno} }
+		s.kernel.Before(func([]dataplane.Op) error { return &dataplane.RefusedError{Err: errno} })
 		return fmt.Sprintf("everything is refused: %v", errno)
 	case 5: // and the watcher is late, or is not
 		s.kernel.Flush()

@@ -170,12 +170,12 @@ func (l *loop) at(d time.Duration) {
 // refuse lets the kernel refuse what concerns service i with EINVAL.
 func refuse(k *dataplanetest.Kernel, i int) {
 	bad := addrs(fmt.Sprintf("10.96.0.%d", i))[0]
-	k.Refuse = func(op dataplane.Op) error {
+	k.Refuse(func(op dataplane.Op) error {
 		if op.Elem.Frontend.Addr == bad && !op.Delete {
 			return syscall.EINVAL
 		}
 		return nil
-	}
+	})
 }
 
 func TestNothingBeforeSynced(t *testing.T) {
@@ -232,7 +232,7 @@ func TestIdleSyncsAtOnce(t *testing.T) {
 
 func TestGathersWhileApplying(t *testing.T) {
 	slow := func(c *Config, k *dataplanetest.Kernel) {
-		k.Before = func([]dataplane.Op) error { time.Sleep(10 * time.Millisecond); return nil }
+		k.Before(func([]dataplane.Op) error { time.Sleep(10 * time.Millisecond); return nil })
 	}
 	inBubble(t, slow, func(l *loop) {
 		l.syncSource(service(1), service(2))
@@ -262,15 +262,10 @@ func TestMinSyncPeriod(t *testing.T) {
 }
 
 func TestBackOff(t *testing.T) {
-	down := true
+	lost := func([]dataplane.Op) error { return errors.New("no buffer space") }
 	setup := func(c *Config, k *dataplanetest.Kernel) {
 		c.RetryMax = 400 * time.Millisecond
-		k.Before = func([]dataplane.Op) error {
-			if down {
-				return errors.New("no buffer space")
-			}
-			return nil
-		}
+		k.Before(lost)
 	}
 	inBubble(t, setup, func(l *loop) {
 		l.syncSource(service(1))
@@ -285,13 +280,13 @@ func TestBackOff(t *testing.T) {
 		if l.Synced() {
 			t.Error("synced")
 		}
-		down = false
+		l.kernel.Before(nil)
 		l.at(1150 * time.Millisecond)
 		l.want("1.15s replace 8")
 		if !l.Synced() || l.logged("Sync failed") != 5 {
 			t.Errorf("synced %v, %d failures logged", l.Synced(), l.logged("Sync failed"))
 		}
-		down = true
+		l.kernel.Before(lost)
 		l.engine.SetSlice(slice(service(1).Name, 6))
 		l.at(1210 * time.Millisecond)
 		l.want("1.15s apply 1 failed", "1.15s replace 0 failed", "1.2s replace 0 failed")
@@ -329,7 +324,7 @@ func TestRefusedServiceIsSetAside(t *testing.T) {
 			t.Errorf("reported %v, logged %d", l.problems, l.logged("set aside"))
 		}
 		// A change of the service is tried at once.
-		l.kernel.Refuse = nil
+		l.kernel.Refuse(nil)
 		l.engine.SetSlice(slice(service(2).Name, 5))
 		l.want("1h0m0s apply 7")
 		if got := l.SetAside(); len(got) != 0 {
@@ -345,7 +340,7 @@ func TestRefusedServiceLeavesTheKernel(t *testing.T) {
 		refuse(l.kernel, 2)
 		l.engine.SetSlice(slice(service(2).Name, 4))
 		l.want("0s apply 1 failed", "0s apply 5")
-		l.kernel.Refuse = nil
+		l.kernel.Refuse(nil)
 		l.at(time.Minute)
 		l.want("1m0s apply 6")
 	})
@@ -356,12 +351,12 @@ func TestRefusedRemovalWritesEverything(t *testing.T) {
 		l.syncSource(service(1), service(2))
 		l.want("0s replace 11")
 		bad := addrs("10.96.0.2")[0]
-		l.kernel.Refuse = func(op dataplane.Op) error {
+		l.kernel.Refuse(func(op dataplane.Op) error {
 			if op.Elem.Frontend.Addr == bad {
 				return syscall.EINVAL
 			}
 			return nil
-		}
+		})
 		l.engine.SetSlice(slice(service(2).Name, 4))
 		l.want("0s apply 1 failed", "0s apply 5 failed", "0s replace 6")
 	})
@@ -374,7 +369,7 @@ func TestRefusedInReplace(t *testing.T) {
 		if got := l.SetAside(); len(got) != 1 || !l.Synced() {
 			t.Errorf("set aside %v, synced %v", got, l.Synced())
 		}
-		l.kernel.Refuse = nil
+		l.kernel.Refuse(nil)
 		l.at(time.Minute)
 		l.want("1m0s apply 5")
 	})
@@ -382,19 +377,19 @@ func TestRefusedInReplace(t *testing.T) {
 
 func TestRefusedServiceCIDRs(t *testing.T) {
 	setup := func(c *Config, k *dataplanetest.Kernel) {
-		k.Refuse = func(op dataplane.Op) error {
+		k.Refuse(func(op dataplane.Op) error {
 			if op.Set == dataplane.ServiceCIDRs {
 				return syscall.EINVAL
 			}
 			return nil
-		}
+		})
 	}
 	inBubble(t, setup, func(l *loop) {
 		l.syncSource(service(1))
 		l.want("0s replace 6 failed", "0s replace 5")
 		l.engine.SetServiceCIDRs(prefixes("10.97.0.0/16"))
 		l.want("0s apply 1 failed")
-		l.kernel.Refuse = nil
+		l.kernel.Refuse(nil)
 		l.engine.SetServiceCIDRs(prefixes("10.98.0.0/16", "10.98.0.0/20"))
 		l.want("0s apply 1")
 	})
@@ -410,13 +405,13 @@ func TestRefusalWithoutOwnerIsBisected(t *testing.T) {
 		l.syncSource(all...)
 		l.want("0s replace 321")
 		bad := addrs("10.96.0.23")[0]
-		l.kernel.Before = func(ops []dataplane.Op) error {
+		l.kernel.Before(func(ops []dataplane.Op) error {
 			if slices.ContainsFunc(ops, func(op dataplane.Op) bool { return op.Elem.Frontend.Addr == bad && !op.Delete }) {
 				return &dataplane.RefusedError{Err: syscall.E2BIG}
 			}
 			time.Sleep(time.Second) // so that everything below is gathered
 			return nil
-		}
+		})
 		l.engine.SetSlice(slice(service(1).Name, 4))
 		synctest.Wait()
 		for i := range services {
@@ -446,7 +441,7 @@ func TestNobodysFaultIsRetried(t *testing.T) {
 			l.syncSource(all...)
 			synctest.Wait()
 			l.batches()
-			l.kernel.Before = func(ops []dataplane.Op) error { return &dataplane.RefusedError{Err: syscall.ENOMEM} }
+			l.kernel.Before(func(ops []dataplane.Op) error { return &dataplane.RefusedError{Err: syscall.ENOMEM} })
 			for i := range services {
 				l.engine.SetSlice(slice(service(i+1).Name, 4))
 			}
@@ -455,7 +450,7 @@ func TestNobodysFaultIsRetried(t *testing.T) {
 				t.Errorf("set aside %v", got)
 			}
 			l.batches()
-			l.kernel.Before = nil
+			l.kernel.Before(nil)
 			l.at(time.Hour)
 			if n := len(l.kernel.Dump()[dataplane.Endpoints]); n != services*4 || l.kernel.Replaces() != 1 {
 				t.Errorf("%d endpoints after %d replaces", n, l.kernel.Replaces())
@@ -514,11 +509,11 @@ func TestAffinityIsForgottenTwice(t *testing.T) {
 			t.Errorf("remembered: %v", got)
 		}
 		// What changes while nothing is known of the kernel is forgotten after it is written.
-		l.kernel.Before = func([]dataplane.Op) error { return errors.New("lost") }
+		l.kernel.Before(func([]dataplane.Op) error { return errors.New("lost") })
 		l.engine.SetSlice(slice(s.Name, 1))
 		synctest.Wait()
 		l.kernel.Remember(f, addrs("10.244.0.3")[0], manyEps(2)[1])
-		l.kernel.Before = nil
+		l.kernel.Before(nil)
 		l.at(2 * time.Minute)
 		if got := l.kernel.Dump()[dataplane.Affinity]; len(got) != 1 || got[0].Endpoint != stays {
 			t.Errorf("remembered: %v", got)

@@ -15,27 +15,58 @@ import (
 )
 
 // Kernel holds the maps as nftables would. The zero value is a kernel without tables, where only
-// Replace works, as with a fresh Conn. Its methods may be called concurrently; the hooks are set
-// beforehand.
+// Replace works, as with a fresh Conn. Its methods may be called concurrently.
 type Kernel struct {
-	// Refuse is asked about every operation; what it returns is the kernel's reason.
-	Refuse func(dataplane.Op) error
-	// Before is called before each transaction, with what it holds. It may sleep. An error
-	// is returned as it is, and nothing changes.
-	Before func(ops []dataplane.Op) error
-	// After is called after each transaction that was accepted, while the kernel is locked.
-	// complete is false between the transactions that fill a new table.
-	After func(d *Kernel, complete bool)
-	// Chunk is the number of operations in a transaction that fills a new table. 0: 5000.
+	// Chunk is the number of operations in a transaction that fills a new table. 0: 5000. It is
+	// set beforehand.
 	Chunk int
 
+	// mu guards everything below.
 	mu       sync.Mutex
+	refuse   func(dataplane.Op) error
+	before   func([]dataplane.Op) error
+	watched  bool
 	here     bool // the tables exist and hold what was written
 	sets     [lastSet + 1]map[dataplane.Element]dataplane.Element
 	undo     []undo
 	batches  []Batch
 	faults   []string
 	replaces int
+}
+
+// Refuse has f asked about every operation; what it returns is the kernel's reason to refuse it.
+// Nil: nothing is refused without cause.
+func (k *Kernel) Refuse(f func(dataplane.Op) error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.refuse = f
+}
+
+// Before has f called before each transaction with what it holds, nil for a Replace. It may sleep. An error is
+// returned as it is, and nothing changes.
+func (k *Kernel) Before(f func([]dataplane.Op) error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.before = f
+}
+
+// Watch has the invariants checked after every transaction; Err tells. It costs a walk over the
+// maps each time.
+func (k *Kernel) Watch() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.watched = true
+}
+
+// check notes what may not be: after a transaction of several, only what may never be.
+func (k *Kernel) check(complete bool) {
+	check := Dump.CheckSlots
+	if complete {
+		check = Dump.Check
+	}
+	if err := check(k.dumpLocked()); err != nil {
+		k.fault("after a transaction: %v", err)
+	}
 }
 
 // Batch is what one call of Apply, or one transaction of Replace, was asked to do.
@@ -63,19 +94,9 @@ func key(set dataplane.Set, e dataplane.Element) dataplane.Element {
 	return e
 }
 
-// data returns the part of an element that must be the same for an addition of what is there
-// already.
-func data(e dataplane.Element) (netip.AddrPort, dataplane.Verdict) { return e.Endpoint, e.Verdict }
-
 // Apply takes ops as one transaction, whole or not at all.
 func (k *Kernel) Apply(ctx context.Context, ops []dataplane.Op) error {
-	if k.Before != nil {
-		if err := k.Before(ops); err != nil {
-			k.log(Batch{At: time.Now(), Ops: ops, Count: len(ops), Err: err})
-			return err
-		}
-	}
-	if err := ctx.Err(); err != nil {
+	if err := k.enter(ctx, ops, false); err != nil {
 		return err
 	}
 	k.mu.Lock()
@@ -85,10 +106,20 @@ func (k *Kernel) Apply(ctx context.Context, ops []dataplane.Op) error {
 	return err
 }
 
-func (k *Kernel) log(b Batch) {
+// enter is what happens before a transaction, without the lock, because the hook may take long.
+func (k *Kernel) enter(ctx context.Context, ops []dataplane.Op, replace bool) error {
 	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.batches = append(k.batches, b)
+	before := k.before
+	k.mu.Unlock()
+	if before != nil {
+		if err := before(ops); err != nil {
+			k.mu.Lock()
+			defer k.mu.Unlock()
+			k.batches = append(k.batches, Batch{At: time.Now(), Ops: slices.Clone(ops), Count: len(ops), Replace: replace, Err: err})
+			return err
+		}
+	}
+	return ctx.Err()
 }
 
 func (k *Kernel) applyLocked(ops []dataplane.Op) error {
@@ -117,7 +148,9 @@ func (k *Kernel) transactLocked(ops iter.Seq[dataplane.Op], complete bool) error
 		if err == nil {
 			continue
 		}
-		refused.Err = cmpErr(refused.Err, err)
+		if refused.Err == nil {
+			refused.Err = err
+		}
 		if !slices.ContainsFunc(refused.Refusals, func(r dataplane.Refusal) bool { return r.Owner == op.Owner }) {
 			refused.Refusals = append(refused.Refusals, dataplane.Refusal{Owner: op.Owner, Op: words(op), Err: err})
 		}
@@ -126,17 +159,10 @@ func (k *Kernel) transactLocked(ops iter.Seq[dataplane.Op], complete bool) error
 		k.rollBack()
 		return &refused
 	}
-	if k.After != nil {
-		k.After(k, complete)
+	if k.watched {
+		k.check(complete)
 	}
 	return nil
-}
-
-func cmpErr(first, err error) error {
-	if first != nil {
-		return first
-	}
-	return err
 }
 
 // words says what an operation is, for messages.
@@ -166,8 +192,8 @@ func (k *Kernel) set(s dataplane.Set) map[dataplane.Element]dataplane.Element {
 
 // do does one operation, or returns an errno.
 func (k *Kernel) do(op dataplane.Op) error {
-	if k.Refuse != nil {
-		if err := k.Refuse(op); err != nil {
+	if k.refuse != nil {
+		if err := k.refuse(op); err != nil {
 			return err
 		}
 	}
@@ -185,7 +211,7 @@ func (k *Kernel) do(op dataplane.Op) error {
 	case op.Delete:
 		delete(k.set(op.Set), id)
 	case had:
-		if e1, v1 := data(old); e1 != op.Elem.Endpoint || v1 != op.Elem.Verdict {
+		if old.Endpoint != op.Elem.Endpoint || old.Verdict != op.Elem.Verdict {
 			return syscall.EEXIST
 		}
 		return nil
@@ -277,13 +303,7 @@ func validFrontend(f dataplane.Frontend) bool {
 // fills new ones: first in one transaction, rest in chunks with verdicts in the last. Otherwise all is one
 // transaction. An error part-way leaves new tables half filled.
 func (k *Kernel) Replace(ctx context.Context, first, rest iter.Seq[dataplane.Op]) (err error) {
-	if k.Before != nil {
-		if err := k.Before(nil); err != nil {
-			k.log(Batch{At: time.Now(), Replace: true, Err: err})
-			return err
-		}
-	}
-	if err := ctx.Err(); err != nil {
+	if err := k.enter(ctx, nil, true); err != nil {
 		return err
 	}
 	k.mu.Lock()
@@ -306,16 +326,13 @@ func (k *Kernel) Replace(ctx context.Context, first, rest iter.Seq[dataplane.Op]
 	defer func() {
 		k.batches = append(k.batches, Batch{At: time.Now(), Count: count, Replace: true, Err: err})
 	}()
-	if k.exists() {
+	if k.here {
 		return k.refill(counted)
 	}
 	for range counted {
 	}
 	return k.fill(first, rest)
 }
-
-// exists reports whether there are tables to adopt: anything but Affinity in them.
-func (k *Kernel) exists() bool { return k.here }
 
 // refill empties the maps and fills them in one transaction.
 func (k *Kernel) refill(all iter.Seq[dataplane.Op]) error {
@@ -385,11 +402,10 @@ func (k *Kernel) Remember(f dataplane.Frontend, client netip.Addr, ep netip.Addr
 func (k *Kernel) Dump() Dump {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return k.DumpLocked()
+	return k.dumpLocked()
 }
 
-// DumpLocked is Dump for the hook After.
-func (k *Kernel) DumpLocked() Dump {
+func (k *Kernel) dumpLocked() Dump {
 	d := Dump{}
 	for set := range lastSet + 1 {
 		for _, e := range k.sets[set] {
@@ -428,18 +444,4 @@ func (k *Kernel) Err() error {
 		errs = append(errs, errors.New(f))
 	}
 	return errors.Join(errs...)
-}
-
-// Watch has the invariants checked after every transaction; Err tells. It costs a walk over the maps each
-// time.
-func (k *Kernel) Watch() {
-	k.After = func(k *Kernel, complete bool) {
-		check := Dump.CheckSlots
-		if complete {
-			check = Dump.Check
-		}
-		if err := check(k.DumpLocked()); err != nil {
-			k.fault("after a transaction: %v", err)
-		}
-	}
 }
