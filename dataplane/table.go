@@ -77,11 +77,15 @@ func decodeTable(body []byte) (*table, error) {
 
 // commentOf finds a comment in user data: a list of type, length, value.
 func commentOf(b []byte, typ byte) string {
-	for len(b) >= 2 && len(b) >= 2+int(b[1]) {
-		if b[0] == typ {
-			return strings.TrimRight(string(b[2:2+b[1]]), "\x00")
+	for len(b) >= 2 {
+		end := 2 + int(b[1])
+		if end > len(b) {
+			break
 		}
-		b = b[2+b[1]:]
+		if b[0] == typ {
+			return strings.TrimRight(string(b[2:end]), "\x00")
+		}
+		b = b[end:]
 	}
 	return ""
 }
