@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/fsnotify/fsnotify"
@@ -57,6 +58,7 @@ func NewSource(c Config) *Source {
 	if c.Poll <= 0 {
 		c.Poll = defaultPoll
 	}
+	c.Dir = filepath.Clean(c.Dir)
 	return &Source{Config: c}
 }
 
