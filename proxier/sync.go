@@ -74,11 +74,11 @@ func (p *Proxier) wait(ctx context.Context, next time.Time) {
 // gather takes in what has happened, and returns when something will have to be done though
 // nothing more happens; zero is never.
 func (p *Proxier) gather() (next time.Time) {
-	p.takeRequests()
 	if !p.cfg.Source.Synced() {
 		return time.Time{}
 	}
 	p.takeChanges()
+	p.takeRequests() // after the changes, because who hears of a new node may set its addresses
 	now := time.Now()
 	next = p.retryAside(now)
 	p.due = !p.known || len(p.dirty) > 0 || !p.around.equal(&p.rules.around)

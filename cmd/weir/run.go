@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
+	"k8s.io/client-go/kubernetes"
 	logsapi "k8s.io/component-base/logs/api/v1"
 	"k8s.io/klog/v2"
 
@@ -208,6 +209,14 @@ func (o *runOptions) source(ctx context.Context, p parsed, sink endpoints.Sink) 
 	if err != nil {
 		return nil, nil, err
 	}
-	_ = config
-	return nil, nil, errors.New("not yet")
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return nil, nil, fmt.Errorf("API server %s: %w", config.Host, err)
+	}
+	recorder, err := newRecorder(ctx, client)
+	if err != nil {
+		return nil, nil, fmt.Errorf("send events: %w", err)
+	}
+	reporter := newProblemLog(klog.FromContext(ctx), problemEvent(recorder))
+	return kube.NewSource(kube.Config{Client: client, NodeName: p.node, Sink: sink, Reporter: reporter}), reporter, nil
 }
