@@ -2,6 +2,7 @@ package kube
 
 import (
 	"context"
+	"io"
 	"math/rand/v2"
 	"sync"
 	"time"
@@ -37,7 +38,7 @@ func (l *link) insist(ctx context.Context, refused func(error), call func() erro
 			l.up(ctx)
 			return nil
 		case ctx.Err() != nil:
-			return err
+			return io.EOF // which the reflector takes for an end, and does not complain about
 		case utilnet.IsConnectionRefused(err):
 			l.down(ctx, err)
 			pause(ctx, delay/2+rand.N(delay))
