@@ -273,6 +273,9 @@ func TestMeaning(t *testing.T) {
 		{"flag: empty addresses do not listen", "", []string{"--healthz-bind-address=", "--metrics-bind-address="}, func(c *Config) {
 			c.HealthzAddress, c.MetricsAddress = netip.AddrPort{}, netip.AddrPort{}
 		}},
+		{"flag: cluster-cidr repeated", "", []string{"--cluster-cidr=10.0.0.0/16,fd00::/48", "--cluster-cidr=10.1.0.0/16"}, func(c *Config) {
+			c.LocalDetection = LocalDetection{Mode: DetectClusterCIDR, ClusterCIDRs: prefixes("10.0.0.0/16", "fd00::/48", "10.1.0.0/16")}
+		}},
 		{"flag: old ports", "", []string{"--healthz-port=1", "--metrics-port=2", "--metrics-bind-address=0.0.0.0"}, func(c *Config) {
 			c.HealthzAddress, c.MetricsAddress = listenAt("0.0.0.0:1"), listenAt("0.0.0.0:2")
 		}},

@@ -107,7 +107,7 @@ func (o *Options) addProxyFlags(fs *pflag.FlagSet, c *v1alpha1.KubeProxyConfigur
 
 	fs.StringVar((*string)(&c.DetectLocalMode), "detect-local-mode", string(DetectClusterCIDR), "How connections that pods begin are told: "+
 		"ClusterCIDR (--cluster-cidr), NodeCIDR (podCIDRs of the Node), BridgeInterface (--pod-bridge-interface), InterfaceNamePrefix (--pod-interface-name-prefix) or None.")
-	fs.StringVar(&c.ClusterCIDR, "cluster-cidr", "", "The pods' addresses: any number of CIDRs of either family, comma-separated. Default: none.")
+	fs.StringSliceVar(&o.clusterCIDRs, "cluster-cidr", nil, "The pods' addresses: any number of CIDRs of either family, comma-separated or the flag repeated. Default: none.")
 	fs.StringVar(&c.DetectLocal.BridgeInterface, "pod-bridge-interface", "", "The name of the bridge that pods are on. Default: none.")
 	fs.StringVar(&c.DetectLocal.InterfaceNamePrefix, "pod-interface-name-prefix", "", "What the names of the pods' interfaces begin with. Default: none.")
 	fs.StringSliceVar(&c.NodePortAddresses, "nodeport-addresses", nil, "The node's addresses on which NodePorts are served: CIDRs, 'primary' (the node's primary address in each family) "+

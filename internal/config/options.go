@@ -25,6 +25,7 @@ type Options struct {
 
 	// What kube-proxy's flags say.
 	proxy                      v1alpha1.KubeProxyConfiguration
+	clusterCIDRs               []string
 	healthzPort, metricsPort   int32
 	bootIDFile, machineIDFile  string
 	logging                    logsapi.LoggingConfiguration
@@ -152,6 +153,7 @@ func changed(fs *pflag.FlagSet) []string {
 func (o *Options) fromFlags(r *resolver) *v1alpha1.KubeProxyConfiguration {
 	in := o.proxy.DeepCopy()
 	in.Logging = *o.logging.DeepCopy()
+	in.ClusterCIDR = strings.Join(o.clusterCIDRs, ",")
 	in.HealthzBindAddress = o.bindFlag(r, "healthz", in.HealthzBindAddress, o.healthzPort, in.BindAddress)
 	in.MetricsBindAddress = o.bindFlag(r, "metrics", in.MetricsBindAddress, o.metricsPort, in.BindAddress)
 	if in.Mode == modeNFTables {
