@@ -6,7 +6,8 @@ import (
 	"testing"
 )
 
-// largeService fills an engine with one service and its endpoints, perSlice in a slice, spread over 1,000 nodes.
+// largeService fills an engine with one service and its endpoints, perSlice in a slice, spread over
+// 1,000 nodes.
 func largeService(e *Engine, name Name, endpoints, perSlice int) {
 	e.SetService(&Service{
 		Name: name, ClusterIPs: []netip.Addr{netip.MustParseAddr("10.96.0.1")},
@@ -50,7 +51,8 @@ func BenchmarkResolve(b *testing.B) {
 	}
 }
 
-// BenchmarkSetSlice is one endpoint's readiness changing back and forth, from the event to the resolved service.
+// BenchmarkSetSlice is one endpoint's readiness changing back and forth, from the event to the
+// resolved service.
 func BenchmarkSetSlice(b *testing.B) {
 	for _, services := range []int{100, 5_000} {
 		b.Run(fmt.Sprintf("services=%d", services), func(b *testing.B) {

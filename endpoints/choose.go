@@ -74,8 +74,8 @@ func (c *chooser) survey(from []*Endpoint, local bool) {
 	}
 }
 
-// forCluster reports whether traffic under the policy Cluster may reach an endpoint. If any is ready, some ready one passes:
-// hints that would leave none are not obeyed.
+// forCluster reports whether traffic under the policy Cluster may reach an endpoint. If any is
+// ready, some ready one passes: hints that would leave none are not obeyed.
 func (c *chooser) forCluster(ep *Endpoint) bool {
 	if !c.ready {
 		return ep.Conditions.leaving()

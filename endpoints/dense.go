@@ -8,8 +8,8 @@ import (
 )
 
 // mergeDense gathers endpoints that are all different, of one port, and close enough to each other
-// to have a bit each; otherwise it returns false. That is the usual case, and saves a third of the time: 100,000
-// endpoints are resolved in 2.2 ms instead of 3.7 (Xeon, 2 cores).
+// to have a bit each; otherwise it returns false. That is the usual case, and saves a third of the
+// time: 100,000 endpoints are resolved in 2.2 ms instead of 3.7 (Xeon, 2 cores).
 func (x *scratch) mergeDense(total int) bool {
 	b := box{minHi: ^uint64(0), minLo: ^uint64(0)}
 	for _, p := range x.parts {

@@ -41,7 +41,8 @@ type Engine struct {
 
 var _ Sink = (*Engine)(nil)
 
-// entry is all there is under one service's name. It stays for as long as anything is in it or it is dirty.
+// entry is all there is under one service's name. It stays for as long as anything is in it or it
+// is dirty.
 type entry struct {
 	service *Service // nil: slices only
 	slices  []*Slice // by name
@@ -75,8 +76,8 @@ type Changes struct {
 
 	// Since is when the earliest of these changes came in. Zero: there are none.
 	Since time.Time
-	// Triggers are the times at which the causes of changed EndpointSlices lie (Slice.Triggered), as far as they are
-	// known and not older than the Engine.
+	// Triggers are the times at which the causes of changed EndpointSlices lie (Slice.Triggered),
+	// as far as they are known and not older than the Engine.
 	Triggers []time.Time
 
 	ServiceEvents int // services set or deleted
@@ -119,8 +120,8 @@ func (e *Engine) Revision() uint64 {
 	return e.revision
 }
 
-// Take returns what has changed since the last Take, and takes it for dealt with. The slices in it are the
-// caller's.
+// Take returns what has changed since the last Take, and takes it for dealt with. The slices in it
+// are the caller's.
 func (e *Engine) Take() Changes {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -310,8 +311,8 @@ func (e *Engine) deleteSliceLocked(name Name) {
 	e.removeSliceLocked(old, Name{})
 }
 
-// removeSliceLocked takes a slice out of its service, which becomes dirty unless its name is next: then
-// another version of the slice is about to go to the same place.
+// removeSliceLocked takes a slice out of its service, which becomes dirty unless its name is next:
+// then another version of the slice is about to go to the same place.
 func (e *Engine) removeSliceLocked(old *Slice, next Name) {
 	e.sizes.Slices--
 	e.sizes.Endpoints -= len(old.Endpoints)
@@ -324,8 +325,8 @@ func (e *Engine) removeSliceLocked(old *Slice, next Name) {
 	}
 }
 
-// find returns where in a service's slices the one of that name is, or would go. They may be of several namespaces only
-// if a source is wrong about them, so name decides first.
+// find returns where in a service's slices the one of that name is, or would go. They may be of
+// several namespaces only if a source is wrong about them, so name decides first.
 func find(list []*Slice, name Name) (int, bool) {
 	return slices.BinarySearchFunc(list, name, func(s *Slice, name Name) int {
 		if c := strings.Compare(s.Name.Name, name.Name); c != 0 {
@@ -404,8 +405,8 @@ func (e *Engine) dropIfEmptyLocked(name Name, en *entry) {
 	}
 }
 
-// dirtyLocked notes that something changed under a service's name. Slices without a service change nothing
-// that anybody could see; they are looked at when the service appears.
+// dirtyLocked notes that something changed under a service's name. Slices without a service change
+// nothing that anybody could see; they are looked at when the service appears.
 func (e *Engine) dirtyLocked(name Name, en *entry) {
 	if en.service == nil {
 		return

@@ -65,8 +65,8 @@ func (h *history) service() *Service {
 	return s
 }
 
-// slice makes a slice of its own name's service mostly, which is its namespace's; two families of a few addresses that
-// are sometimes far from each other.
+// slice makes a slice with a few addresses of either family, which are sometimes too far from each
+// other to have a bit each.
 func (h *history) slice() *Slice {
 	s := &Slice{Name: Name{"a", fmt.Sprintf("slice-%d", h.n(4))}, Family: IPv4}
 	s.Service = historyServices[h.n(len(historyServices))]
@@ -141,7 +141,8 @@ func (h *history) step() {
 	}
 }
 
-// replace is a relist in which some objects are missing, one may be new, and the rest is the same in other values.
+// replace is a relist in which some objects are missing, one may be new, and the rest is the same
+// in other values.
 func (h *history) replace() {
 	switch h.n(2) {
 	case 0:
@@ -198,7 +199,8 @@ func (h *history) take(t *testing.T) {
 	}
 }
 
-// check compares with an engine that starts from what there is, and with rules written down another way.
+// check compares with an engine that starts from what there is, and with rules written down another
+// way.
 func (h *history) check(t *testing.T) {
 	fresh := New(Config{NodeName: "n0"})
 	var services []*Service
@@ -346,7 +348,7 @@ func runHistory(t *testing.T, b []byte) {
 // TestAnyHistory holds that any order of events ends where a fresh start ends, and that nothing
 // changes unnoticed on the way.
 func TestAnyHistory(t *testing.T) {
-	histories := 5_000
+	histories := 3_000
 	if testing.Short() {
 		histories = 500
 	}

@@ -21,15 +21,16 @@ func (s *Service) Serves(f Family) bool {
 	return s.External()
 }
 
-// usesCluster reports whether any traffic of the service falls under the policy Cluster: also what a pod or
-// the node itself sends to an external frontend does, whatever its policy.
+// usesCluster reports whether any traffic of the service falls under the policy Cluster: also what
+// a pod or the node itself sends to an external frontend does, whatever its policy.
 func (s *Service) usesCluster() bool { return !s.InternalLocal || s.External() }
 
 // usesLocal reports whether any traffic of the service falls under the policy Local.
 func (s *Service) usesLocal() bool { return s.InternalLocal || s.ExternalLocal && s.External() }
 
-// Resolve fills r with a service as it is now, and the endpoints of each of its ports in each family that it
-// serves: port by port, IPv4 first. It reuses the memory of r, so r must not be read meanwhile.
+// Resolve fills r with a service as it is now, and the endpoints of each of its ports in each
+// family that it serves: port by port, IPv4 first. It reuses the memory of r, so r must not be read
+// meanwhile.
 func (e *Engine) Resolve(name Name, r *Resolved) {
 	e.resolving.Lock()
 	defer e.resolving.Unlock()
@@ -73,8 +74,9 @@ func appendPort(r *Resolved, port Port, family Family) *ResolvedPort {
 	return rp
 }
 
-// LocalReady counts the ready endpoints of a service on this node by distinct address, as health checks of node
-// ports report it. A pod of two families has two addresses and is one endpoint: the family with more counts.
+// LocalReady counts the ready endpoints of a service on this node by distinct address, as health
+// checks of node ports report it. A pod of two families has two addresses and is one endpoint: the
+// family with more counts.
 func (e *Engine) LocalReady(name Name) int {
 	e.resolving.Lock()
 	defer e.resolving.Unlock()

@@ -9,8 +9,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// endpoint reads "10.0.0.1 ready node=a zone=z for-zones=x,y for-nodes=a", where the conditions are the words
-// ready (with serving), serving, terminating, and only-ready (without serving).
+// endpoint reads "10.0.0.1 ready node=a zone=z for-zones=x,y for-nodes=a", where the conditions are
+// the words ready (with serving), serving, terminating, and only-ready (without serving).
 func endpoint(s string) Endpoint {
 	fields := strings.Fields(s)
 	ep := Endpoint{Addr: netip.MustParseAddr(fields[0])}
@@ -42,7 +42,8 @@ func endpoint(s string) Endpoint {
 	return ep
 }
 
-// slice reads a slice of the service default/web: "name http/TCP/8080 dns/UDP/53" and its endpoints.
+// slice reads a slice of the service default/web: "name http/TCP/8080 dns/UDP/53" and its
+// endpoints.
 func slice(head string, endpoints ...string) *Slice {
 	fields := strings.Fields(head)
 	s := &Slice{Name: Name{"default", fields[0]}, Service: web, Family: IPv4}

@@ -27,9 +27,9 @@ type link struct {
 	said time.Time // when we last said that it is down. Zero: it is not
 }
 
-// insist repeats call while connections are refused, and logs that: the reflector would do the former without an ear for ctx, and not
-// the latter. If the server refuses to give such objects at all, refused is told, if not nil, and the
-// call repeated after a long while.
+// insist repeats call while connections are refused, and logs that: the reflector would do the
+// former without an ear for ctx, and not the latter. If the server refuses to give such objects at
+// all, refused is told, if not nil, and the call repeated after a long while.
 func (l *link) insist(ctx context.Context, refused func(error), call func() error) error {
 	for delay := firstWait; ; delay = min(2*delay, longestWait) {
 		err := call()

@@ -61,8 +61,8 @@ func prefixes(found *findings, format string, given []string) (list []netip.Pref
 	return list
 }
 
-// JoinServiceCIDRs merges the ranges of several ServiceCIDRs: each once, in order. No range at all is nil, which stands for
-// unknown.
+// JoinServiceCIDRs merges the ranges of several ServiceCIDRs: each once, in order. No range at all
+// is nil, which stands for unknown.
 func JoinServiceCIDRs(lists ...[]netip.Prefix) []netip.Prefix {
 	all := slices.Concat(lists...)
 	slices.SortFunc(all, netip.Prefix.Compare)

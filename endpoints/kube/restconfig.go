@@ -22,9 +22,10 @@ const (
 const hintInCluster = "the in-cluster address %s is a ClusterIP, which weir itself has to program first: " +
 	"give the API server's real address with --master, or a kubeconfig that has it with --kubeconfig"
 
-// RESTConfig returns how to talk to the API server: by a kubeconfig file, at the address master, which goes before
-// the file's, or, if neither is given, as pods do. With master alone a pod's own
-// credentials are used if it has any. A failure to connect to the in-cluster address says what to do about it.
+// RESTConfig returns how to talk to the API server: by a kubeconfig file, at the address master,
+// which goes before the file's, or, if neither is given, as pods do. With master alone a pod's own
+// credentials are used if it has any. A failure to connect to the in-cluster address says what to
+// do about it.
 func RESTConfig(kubeconfig, master string) (*rest.Config, error) {
 	c, err := restConfig(kubeconfig, master)
 	if err != nil {

@@ -98,8 +98,8 @@ func (r *serviceReader) externalIPs() {
 	}
 }
 
-// loadBalancerIPs takes the addresses that the load balancer leaves in the packets. The API never judged them, and
-// link-local ones are in use.
+// loadBalancerIPs takes the addresses that the load balancer leaves in the packets. The API never
+// judged them, and link-local ones are in use.
 func (r *serviceReader) loadBalancerIPs() {
 	for i, ingress := range r.Status.LoadBalancer.Ingress {
 		if ingress.IP == "" || ingress.IPMode != nil && *ingress.IPMode != v1.LoadBalancerIPModeVIP {
@@ -117,7 +117,8 @@ func (r *serviceReader) loadBalancerIPs() {
 	}
 }
 
-// sourceRanges fails closed: a range that cannot be read admits nobody, and if none can be read nobody comes in.
+// sourceRanges fails closed: a range that cannot be read admits nobody, and if none can be read
+// nobody comes in.
 func (r *serviceReader) sourceRanges() {
 	if len(r.Spec.LoadBalancerSourceRanges) == 0 {
 		return

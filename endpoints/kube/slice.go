@@ -11,9 +11,9 @@ import (
 	"github.com/weir-project/weir/endpoints"
 )
 
-// SliceFrom returns what an EndpointSlice says, and which of its fields are set aside. The result is
-// nil if the slice is not for us: of a headless service by the label service.kubernetes.io/headless,
-// of no service, or with an addressType that is not a family.
+// SliceFrom returns what an EndpointSlice says, and which of its fields are set aside. The result
+// is nil if the slice is not for us: of a headless service by the label
+// service.kubernetes.io/headless, of no service, or with an addressType that is not a family.
 func SliceFrom(s *discoveryv1.EndpointSlice) (*endpoints.Slice, []endpoints.Problem) {
 	service := s.Labels[discoveryv1.LabelServiceName]
 	if _, headless := s.Labels[labelHeadless]; headless || service == "" {
@@ -70,7 +70,8 @@ func (r *sliceReader) ports() {
 	}
 }
 
-// endpoints takes the first address of each endpoint: consumers of the API may not do anything else with the others.
+// endpoints takes the first address of each endpoint: consumers of the API may not do anything else
+// with the others.
 func (r *sliceReader) endpoints() {
 	if len(r.Endpoints) == 0 {
 		return
@@ -94,8 +95,8 @@ func (r *sliceReader) endpoints() {
 	}
 }
 
-// conditionsOf fills in what is left out, as the API documentation says: ready and serving unless it is said
-// otherwise, and not terminating.
+// conditionsOf fills in what is left out, as the API documentation says: ready and serving unless
+// it is said otherwise, and not terminating.
 func conditionsOf(c discoveryv1.EndpointConditions) endpoints.Conditions {
 	var conditions endpoints.Conditions
 	if c.Ready == nil || *c.Ready {

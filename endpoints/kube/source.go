@@ -13,7 +13,6 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes"
@@ -23,7 +22,8 @@ import (
 	"github.com/weir-project/weir/endpoints"
 )
 
-// What we ask the API server for. An object that begins or ceases to match arrives as added or deleted.
+// What we ask the API server for. An object that begins or ceases to match arrives as added or
+// deleted.
 const (
 	serviceLabels = "!" + labelProxyName
 	serviceFields = "spec.clusterIP!=" + v1.ClusterIPNone
@@ -139,8 +139,8 @@ func (s *Source) node(ctx context.Context, l *link) {
 		})
 }
 
-// serviceCIDRs follows all ServiceCIDRs. Servers before 1.33 do not have them, and we may not be allowed to
-// read them: the ranges are then unknown, and everything else works.
+// serviceCIDRs follows all ServiceCIDRs. Servers before 1.33 do not have them, and we may not be
+// allowed to read them: the ranges are then unknown, and everything else works.
 func (s *Source) serviceCIDRs(ctx context.Context, l *link) {
 	api := s.Client.NetworkingV1().ServiceCIDRs()
 	ranges := map[endpoints.Name][]netip.Prefix{}
@@ -148,7 +148,8 @@ func (s *Source) serviceCIDRs(ctx context.Context, l *link) {
 	var once sync.Once
 	refused := func(err error) {
 		once.Do(func() {
-			klog.FromContext(ctx).Info("ServiceCIDRs cannot be read; going on without: packets to unused addresses of the service ranges are not dropped", "err", err)
+			klog.FromContext(ctx).Info("ServiceCIDRs cannot be read; going on without: "+
+				"packets to unused addresses of the service ranges are not dropped", "err", err)
 		})
 		s.Sink.SetServiceCIDRs(nil)
 	}
@@ -172,12 +173,16 @@ func (s *Source) serviceCIDRs(ctx context.Context, l *link) {
 		})
 }
 
-// follow lists and watches one kind of object into a store until ctx ends. What refuses is told to refused,
-// if given, and asked again much later.
+// follow lists and watches one kind of object, of which example is one, into a store until ctx
+// ends. A server that refuses such objects at all is told to refused, if not nil, and asked again
+// much later.
 func follow[O interface {
 	metav1.Object
 	runtime.Object
-}, V any](ctx context.Context, s *Source, name string, l *link, example O, refused func(error), list cache.ListWithContextFunc, watchFor cache.WatchFuncWithContext, to *store[O, V]) {
+}, V any](
+	ctx context.Context, s *Source, name string, l *link, example O, refused func(error),
+	list cache.ListWithContextFunc, watchFor cache.WatchFuncWithContext, to *store[O, V],
+) {
 	to.reporter = s.Reporter
 	lw := &cache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (objects runtime.Object, err error) {
@@ -190,12 +195,9 @@ func follow[O interface {
 		},
 	}
 	logger := klog.FromContext(ctx)
-	r := cache.NewReflectorWithOptions(cache.ToListWatcherWithWatchListSemantics(lw, s.Client), example, to, cache.ReflectorOptions{
+	cache.NewReflectorWithOptions(cache.ToListWatcherWithWatchListSemantics(lw, s.Client), example, to, cache.ReflectorOptions{
 		Logger:  &logger,
 		Name:    name,
 		Backoff: &wait.Backoff{Duration: 200 * time.Millisecond, Factor: 2, Jitter: 1, Steps: 8, Cap: 30 * time.Second},
-	})
-	r.RunWithContext(ctx)
+	}).RunWithContext(ctx)
 }
-
-func uidOf(s string) types.UID { return types.UID(s) }

@@ -41,7 +41,8 @@ var kinds = map[string]metav1.TypeMeta{
 	pathCIDRs:    {APIVersion: "networking.k8s.io/v1", Kind: "ServiceCIDR"},
 }
 
-// apiServer is as much of an API server as a reflector needs. It does not select: it records how it is asked.
+// apiServer is as much of an API server as a reflector needs. It does not select: it records how it
+// is asked.
 type apiServer struct {
 	mu       sync.Mutex
 	version  int

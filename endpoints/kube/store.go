@@ -9,6 +9,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/cache"
 
 	"github.com/weir-project/weir/endpoints"
@@ -18,15 +19,15 @@ import (
 // reflector collects items instead of the objects, which are larger by far.
 type item[V any] struct {
 	name     endpoints.Name
-	uid      string
+	uid      types.UID
 	version  string // metadata.resourceVersion
 	value    V
 	present  bool // value is for the sink; otherwise the object is as good as absent
 	problems []endpoints.Problem
 }
 
-// The reflector's check that a streamed list is what a list would have been (an option of its tests) wants items to be
-// objects.
+// The reflector's check that a streamed list is what a list would have been (an option of its
+// tests) wants items to be objects.
 var _ runtime.Object = &item[any]{}
 
 // GetObjectKind implements runtime.Object.
@@ -37,7 +38,7 @@ func (i *item[V]) DeepCopyObject() runtime.Object { return i }
 
 // GetObjectMeta implements metav1.ObjectMetaAccessor.
 func (i *item[V]) GetObjectMeta() metav1.Object {
-	return &metav1.ObjectMeta{Namespace: i.name.Namespace, Name: i.name.Name, UID: uidOf(i.uid), ResourceVersion: i.version}
+	return &metav1.ObjectMeta{Namespace: i.name.Namespace, Name: i.name.Name, UID: i.uid, ResourceVersion: i.version}
 }
 
 // store is what a reflector of objects O writes to. It keeps nothing of them, but passes them on as
@@ -65,7 +66,7 @@ func (s *store[O, V]) item(obj any) (*item[V], error) {
 	case *item[V]:
 		return o, nil
 	case O:
-		i := &item[V]{name: nameOf(o), uid: string(o.GetUID()), version: o.GetResourceVersion()}
+		i := &item[V]{name: nameOf(o), uid: o.GetUID(), version: o.GetResourceVersion()}
 		i.value, i.present, i.problems = s.convert(o)
 		return i, nil
 	}

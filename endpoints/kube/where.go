@@ -11,7 +11,8 @@ import (
 	"github.com/weir-project/weir/endpoints"
 )
 
-// wheres has every Where that some endpoint still points to, so that those with the same content are one.
+// wheres has every Where that some endpoint still points to, so that those with the same content
+// are one.
 var wheres = interner{known: map[string]weak.Pointer[endpoints.Where]{}}
 
 type interner struct {

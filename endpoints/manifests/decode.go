@@ -29,8 +29,8 @@ type object struct {
 	source string // file:line
 	uid    string
 
-	// One of these, according to id.kind. A service or slice that is not for us has none, but still hides the
-	// same object in later files.
+	// One of these, according to id.kind. A service or slice that is not for us has none, but still
+	// hides the same object in later files.
 	service *endpoints.Service
 	slice   *endpoints.Slice
 	node    *endpoints.Node
@@ -65,8 +65,8 @@ type decoder struct {
 	out  content
 }
 
-// decode reads the objects of a file. It returns a *syntaxError if it cannot tell what the file says.
-// What can be read but makes no sense is among the problems.
+// decode reads the objects of a file. It returns a *syntaxError if it cannot tell what the file
+// says. What can be read but makes no sense is among the problems.
 func decode(path string, data []byte) (content, error) {
 	d := decoder{path: path}
 	for _, doc := range documents(data) {
@@ -92,7 +92,8 @@ type document struct {
 	line int // the first that has anything in it, from 1
 }
 
-// documents cuts a file at the lines that separate YAML documents. Those without content are left out.
+// documents cuts a file at the lines that separate YAML documents. Those without content are left
+// out.
 func documents(data []byte) []document {
 	var list []document
 	var current document
@@ -261,8 +262,8 @@ func (d *decoder) typed(t metav1.TypeMeta, raw []byte) error {
 	})
 }
 
-// read decodes raw into an API object, converts it, and keeps what comes out. Unknown and repeated fields are problems, but
-// do no harm; a field of the wrong type makes the file unusable.
+// read decodes raw into an API object, converts it, and keeps what comes out. Unknown and repeated
+// fields are problems, but do no harm; a field of the wrong type makes the file unusable.
 func read[T any, P interface {
 	*T
 	metav1.Object
@@ -296,7 +297,8 @@ func namespaced(m *metav1.ObjectMeta) {
 	}
 }
 
-// checkClusterIP tells if the two fields for the same thing disagree, which the API does not let through.
+// checkClusterIP tells if the two fields for the same thing disagree, which the API does not let
+// through.
 func (d *decoder) checkClusterIP(s *v1.Service) {
 	if s.Spec.ClusterIP != "" && len(s.Spec.ClusterIPs) > 0 && s.Spec.ClusterIPs[0] != s.Spec.ClusterIP {
 		d.problem("Service", endpoints.Name{Namespace: s.Namespace, Name: s.Name}, "spec.clusterIP",

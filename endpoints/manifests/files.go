@@ -30,7 +30,8 @@ type file struct {
 // file systems keep no finer time stamps.
 const racy = 2 * time.Second
 
-// wanted reports whether a file by its name is a manifest, and not what an editor or a ConfigMap volume keeps beside it.
+// wanted reports whether a file by its name is a manifest, and not what an editor or a ConfigMap
+// volume keeps beside it.
 func wanted(name string) bool {
 	if strings.HasPrefix(name, ".") || strings.HasPrefix(name, "~") || strings.HasPrefix(name, "#") {
 		return false
@@ -42,9 +43,9 @@ func wanted(name string) bool {
 	return false
 }
 
-// scan brings files up to date with the directory. It reports whether anything changed, and after which time to look
-// again at what is still being written; 0: nothing is. It fails if the directory cannot be listed;
-// everything then stays as it is.
+// scan brings files up to date with the directory. It reports whether anything changed, and after
+// which time to look again at what is still being written; 0: nothing is. It fails if the directory
+// cannot be listed; everything then stays as it is.
 func (s *Source) scan() (changed bool, again time.Duration, err error) {
 	entries, err := os.ReadDir(s.Dir)
 	if err != nil {
@@ -110,7 +111,8 @@ func (s *Source) look(name string, changed *bool, again *time.Duration) bool {
 
 // file returns what we know of a file, and makes it known.
 func (s *Source) file(name string) *file {
-	at, found := slices.BinarySearchFunc(s.files, name, func(f *file, name string) int { return strings.Compare(f.name, name) })
+	byName := func(f *file, name string) int { return strings.Compare(f.name, name) }
+	at, found := slices.BinarySearchFunc(s.files, name, byName)
 	if !found {
 		s.files = slices.Insert(s.files, at, &file{name: name})
 	}
@@ -133,7 +135,8 @@ func (s *Source) unreadable(f *file, path string, err error) {
 	f.info = nil
 }
 
-// parse takes in what stands in a file, and reports whether it is new. If it cannot be parsed, what the file said before stays in force.
+// parse takes in what stands in a file, and reports whether it is new. If it cannot be parsed, what
+// the file said before stays in force.
 func (s *Source) parse(f *file, path string, data []byte) bool {
 	sum := sha256.Sum256(data)
 	if bytes.Equal(sum[:], f.sum[:]) {

@@ -31,12 +31,12 @@ type Config struct {
 	NodeName string
 	// ServiceCIDRs holds while there is no ServiceCIDR object. Nil: unknown.
 	ServiceCIDRs []netip.Prefix
-	// Primary gives the node's addresses while there is no Node object of its name. It is asked at every
-	// look at the directory. Nil: there are none.
+	// Primary gives the node's addresses while there is no Node object of its name. It is asked at
+	// every look at the directory. Nil: there are none.
 	Primary func() []netip.Addr
 
-	// Poll is how often the directory is looked at although nobody said that anything changed: what a link in it points to
-	// may. 0: every 5 s.
+	// Poll is how often the directory is looked at although nobody said that anything changed: what
+	// a link in it points to may. 0: every 5 s.
 	Poll time.Duration
 }
 
@@ -129,7 +129,8 @@ func (s *Source) follow(ctx context.Context) {
 	}
 }
 
-// refresh takes in what has changed, and returns how long to wait for the next time if nobody calls.
+// refresh takes in what has changed, and returns how long to wait for the next time if nobody
+// calls.
 func (s *Source) refresh() time.Duration {
 	s.watch()
 	changed, again, err := s.scan()

@@ -80,7 +80,8 @@ func (s *spy) wait(t *testing.T, what string, ok func() bool) {
 	}
 }
 
-// ips returns the cluster IPs of a service in the namespace default; "none" if there is no such service.
+// ips returns the cluster IPs of a service in the namespace default; "none" if there is no such
+// service.
 func (s *spy) ips(name string) string {
 	svc := s.Service(endpoints.Name{Namespace: "default", Name: name})
 	if svc == nil {
@@ -272,7 +273,8 @@ func TestSymlinkSwap(t *testing.T) {
 	}
 }
 
-// TestPoll changes what no event tells of: a file outside the directory, and the directory itself by a link to it.
+// TestPoll changes what no event tells of: a file outside the directory, and the directory itself
+// by a link to it.
 func TestPoll(t *testing.T) {
 	outside, links := t.TempDir(), t.TempDir()
 	must(t, os.Mkdir(filepath.Join(outside, "one"), 0o755))

@@ -1,8 +1,8 @@
 // Package addrset finds an address and port in a list that somebody else holds.
 //
 // An [Index] is an open-addressing hash table of positions. It keeps no address: the list is given
-// to every call, which makes an entry 4 bytes where a Go map would take 60, and lets one Index serve
-// as scratch for lists of any size without allocating.
+// to every call, which makes an entry 4 bytes where a Go map would take 60, and lets one Index
+// serve as scratch for lists of any size without allocating.
 //
 //	var x addrset.Index
 //	x.Reset(len(candidates))
@@ -32,8 +32,8 @@ import (
 )
 
 // Index holds positions in a list of distinct addresses and ports. The zero value is empty and
-// ready for use. The list given to a call must hold, at the positions in the Index, what was inserted
-// for them; a call that changes the Index is made before the list is changed accordingly.
+// ready for use. The list given to a call must hold, at the positions in the Index, what was
+// inserted for them; a call that changes the Index is made before the list is changed accordingly.
 //
 // An Index is not safe for concurrent use, except for concurrent Lookups.
 type Index struct {
@@ -111,8 +111,8 @@ func (x *Index) Delete(list []netip.AddrPort, ap netip.AddrPort) (int32, bool) {
 	return i, true
 }
 
-// Move notes that ap, which stands somewhere in list, will stand at position i, which is in the list too. It
-// reports whether there is an entry for ap.
+// Move notes that ap, which stands somewhere in list, will stand at position i, which is in the
+// list too. It reports whether there is an entry for ap.
 func (x *Index) Move(list []netip.AddrPort, ap netip.AddrPort, i int32) bool {
 	if x.len == 0 {
 		return false

@@ -33,7 +33,8 @@ func TestZeroValue(t *testing.T) {
 	}
 }
 
-// TestAgainstMap holds an Index beside a list that changes, and a map, through a long random history.
+// TestAgainstMap holds an Index beside a list that changes, and a map, through a long random
+// history.
 func TestAgainstMap(t *testing.T) {
 	for _, universe := range []int{3, 20, 1000} {
 		t.Run(fmt.Sprint("universe=", universe), func(t *testing.T) {
@@ -91,7 +92,8 @@ func TestAgainstMap(t *testing.T) {
 	}
 }
 
-// TestReset holds that scratch is empty after Reset, keeps its memory, and stays small for small lists.
+// TestReset holds that scratch is empty after Reset, keeps its memory, and stays small for small
+// lists.
 func TestReset(t *testing.T) {
 	var x Index
 	x.Reset(100_000)
