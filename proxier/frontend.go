@@ -168,12 +168,13 @@ func (b *builder) external() frontend {
 func (b *builder) any() bool { return b.port.Any || b.counts.cluster+b.counts.local > 0 }
 
 // restrict returns f as the frontend of a load-balancer IP. A range that holds every address
-// restricts nobody. Where a range includes this node, the load-balancer IP itself is
+// restricts nobody, and neither do ranges of the other family alone, as with kube-proxy. Where a range includes this node, the load-balancer IP itself is
 // allowed too: that is the source when the node dials an address that it holds for a balancer.
 func (b *builder) restrict(f frontend, vip netip.Addr) frontend {
 	f.kind = loadBalancerIP
 	ranges := ofFamily(b.service.SourceRanges, b.port.Family)
-	everybody := slices.ContainsFunc(ranges, func(p netip.Prefix) bool { return p.Bits() == 0 })
+	otherFamilyOnly := len(ranges) == 0 && len(b.service.SourceRanges) > 0
+	everybody := otherFamilyOnly || slices.ContainsFunc(ranges, func(p netip.Prefix) bool { return p.Bits() == 0 })
 	if !b.service.Restricted || everybody || !vip.IsValid() {
 		return f
 	}

@@ -32,6 +32,7 @@ type port struct {
 	local     *table
 	frontends []frontend
 	onNode    []netip.Addr // for hairpin
+	any       bool         // there is an endpoint anywhere
 }
 
 // table returns the table of one of the port's lists.
@@ -76,6 +77,7 @@ type ruleset struct {
 	hairpin    map[netip.Addr]int // how many service ports have an endpoint there on this node
 	around     surroundings
 	cidrs      []netip.Prefix // ServiceCIDRs
+	totals     totals
 
 	scratch  differ
 	resolved endpoints.Resolved
@@ -131,6 +133,15 @@ type step struct {
 type portEdit struct {
 	was            int // index into entry.state.ports, -1: the port is new
 	cluster, local edit
+}
+
+// cost returns about how many slots change in the kernel when a port goes from a number of
+// frontends to another.
+func (e *portEdit) cost(was, is int) int {
+	if is > was {
+		return was*(e.cluster.size()+e.local.size()) + (is-was)*(e.cluster.n+e.local.n)
+	}
+	return is * (e.cluster.size() + e.local.size())
 }
 
 func (e *portEdit) edit(l list) *edit {
@@ -239,7 +250,7 @@ func (p *plan) next(s *step, r *endpoints.Resolved) (cost int) {
 		s.next.over = s.next.over || len(rp.Cluster) > maxSlots || len(rp.Local) > maxSlots
 		nw := port{
 			family: rp.Family, protocol: rp.Protocol, number: rp.Port.Port, nodePort: rp.NodePort,
-			cluster: e.cluster.table, local: e.local.table, onNode: old.onNode, label: old.label,
+			cluster: e.cluster.table, local: e.local.table, onNode: old.onNode, label: old.label, any: rp.Any,
 		}
 		if e.was < 0 || !s.sameVersion() {
 			nw.label = label(r.Service.Name, rp.Port)
@@ -250,10 +261,7 @@ func (p *plan) next(s *step, r *endpoints.Resolved) (cost int) {
 		nw.frontends = p.frontends(s, rp, counts{e.cluster.n, e.local.n})
 		s.next.ports = append(s.next.ports, nw)
 		s.edits = append(s.edits, e)
-		cost += len(nw.frontends) * (e.cluster.size() + e.local.size())
-		if len(nw.frontends) > len(old.frontends) {
-			cost += (len(nw.frontends) - len(old.frontends)) * (e.cluster.n + e.local.n)
-		}
+		cost += e.cost(len(old.frontends), len(nw.frontends))
 	}
 	p.reportOver(s)
 	return cost
@@ -581,10 +589,12 @@ func (p *plan) owner(number uint32) endpoints.Name {
 // commit makes the plan what we believe.
 func (r *ruleset) commit(p *plan) {
 	for _, s := range p.steps {
+		r.totals.add(s.entry.state, -1)
 		for i := range s.edits {
 			s.edits[i].cluster.commit()
 			s.edits[i].local.commit()
 		}
+		r.totals.add(s.next, +1)
 		s.entry.state = s.next
 		if s.next == nil {
 			delete(r.services, s.entry.name)

@@ -402,3 +402,142 @@ func TestSlotsStay(t *testing.T) {
 		})
 	}
 }
+
+func TestAffinityForgets(t *testing.T) {
+	// A service with a cluster IP and an external IP, and affinity.
+	type setting struct {
+		affinity                     time.Duration
+		internalLocal, externalLocal bool
+		cluster, local               []netip.AddrPort
+	}
+	both := setting{affinity: time.Hour, cluster: eps("10.1.0.1", "10.1.1.1"), local: eps("10.1.0.1", "10.1.0.9")}
+	with := func(change func(*setting)) setting { s := both; change(&s); return s }
+	local := func(s *setting) { s.internalLocal, s.externalLocal = true, true }
+	const ip, ext = "tcp . 10.96.0.1 . 80", "tcp . 203.0.113.1 . 80"
+	for _, test := range []struct {
+		name     string
+		from, to setting
+		want     []string
+	}{
+		{"nothing changes", both, both, nil},
+		{"an endpoint goes", both, with(func(s *setting) { s.cluster = eps("10.1.0.1") }), []string{ip + " 10.1.1.1:8080", ext + " 10.1.1.1:8080"}},
+		{"an endpoint comes", both, with(func(s *setting) { s.cluster = eps("10.1.0.1", "10.1.1.1", "10.1.1.2") }), nil},
+		{"every endpoint goes", both, with(func(s *setting) { s.cluster = nil }), []string{ip, ext}},
+		{"affinity ends", both, with(func(s *setting) { s.affinity = 0 }), []string{ip, ext}},
+		{"affinity lasts longer", both, with(func(s *setting) { s.affinity = 2 * time.Hour }), nil},
+		{"affinity begins", with(func(s *setting) { s.affinity = 0 }), both, nil},
+		{"internal policy", both, with(func(s *setting) { s.internalLocal = true }), []string{ip}},
+		{"external policy", both, with(func(s *setting) { s.externalLocal = true }), []string{ext}},
+		{"a local endpoint goes", with(local), with(func(s *setting) { local(s); s.local = eps("10.1.0.1") }),
+			[]string{ip + " 10.1.0.9:8080", ext + " 10.1.0.9:8080"}},
+		{"every local endpoint goes", with(local), with(func(s *setting) { local(s); s.local = nil }),
+			[]string{ip, ext + " 10.1.0.1:8080", ext + " 10.1.0.9:8080"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			r := newRig(t)
+			set := func(s setting) *plan {
+				r.world[name("web")] = one(endpoints.Service{ClusterIPs: addrs("10.96.0.1"), ExternalIPs: addrs("203.0.113.1"),
+					Affinity: s.affinity, InternalLocal: s.internalLocal, ExternalLocal: s.externalLocal},
+					endpoints.ResolvedPort{Cluster: s.cluster, Local: s.local, Any: true})
+				return r.sync(name("web"))
+			}
+			set(test.from)
+			var got []string
+			for _, op := range set(test.to).batch.forgets() {
+				line := op.Elem.Frontend.String()
+				if op.Elem.Endpoint.IsValid() {
+					line += " " + op.Elem.Endpoint.String()
+				}
+				got = append(got, line)
+			}
+			if diff := gocmp.Diff(test.want, got); diff != "" {
+				t.Errorf("forgotten (-want +got):\n%s", diff)
+			}
+			if n := len(r.plan().ops()); n > 0 {
+				t.Errorf("%d operations more", n)
+			}
+		})
+	}
+}
+
+func TestServiceCIDRs(t *testing.T) {
+	r := newRig(t)
+	for _, step := range []struct {
+		cidrs []netip.Prefix
+		want  []string
+		ops   int
+	}{
+		{prefixes("10.96.0.1/16", "10.96.128.0/17", "10.96.0.0/16"), []string{"ip service-cidrs 10.96.0.0/16"}, 1},
+		{prefixes("10.96.0.0/16", "fd00::/108"), []string{"ip service-cidrs 10.96.0.0/16", "ip6 service-cidrs fd00::/108"}, 1},
+		{prefixes("10.96.0.0/17", "fd00::/108"), []string{"ip service-cidrs 10.96.0.0/17", "ip6 service-cidrs fd00::/108"}, 2},
+		{nil, nil, 2},
+	} {
+		r.cidrs = distinct(step.cidrs)
+		p := r.sync()
+		if diff := gocmp.Diff(step.want, r.kernel.Dump().Lines()); diff != "" || len(p.ops()) != step.ops {
+			t.Errorf("%v: %d operations, want %d; (-want +got):\n%s", step.cidrs, len(p.ops()), step.ops, diff)
+		}
+	}
+}
+
+func TestFullWriteBeginsWithWhatIsUrgent(t *testing.T) {
+	r := newRig(t)
+	for i, n := range []string{"default/a", "default/kubernetes", "kube-system/kube-dns", "other/resolver"} {
+		res := one(endpoints.Service{Name: name(n), ClusterIPs: addrs(fmt.Sprintf("10.96.0.%d", i+1))},
+			endpoints.ResolvedPort{Cluster: eps("10.1.0.1"), OnNode: addrs("10.1.0.1"), Any: true})
+		r.world[name(n)] = res
+	}
+	r.cidrs = prefixes("10.96.0.0/16")
+	r.sync(r.world.names()...)
+	p := &Proxier{cfg: Config{Urgent: func(s *endpoints.Service) bool { return s.Name.Namespace == "other" }}}
+	first, rest, owners := r.rules.full(p.isUrgent)
+	lines := func(ops func(func(dataplane.Op) bool)) (out []string) {
+		for op := range ops {
+			if op.Set != dataplane.Endpoints {
+				out = append(out, fmt.Sprint(op.Owner, " ", dataplanetest.Line(op.Set, op.Elem)))
+			}
+		}
+		return out
+	}
+	if diff := gocmp.Diff([]string{
+		"0 10.96.0.0/16", "0 10.1.0.1 . 10.1.0.1",
+		"2 10.96.0.2", `2 tcp . 10.96.0.2 . 80 comment "default/kubernetes" : goto lb-1`,
+		"3 10.96.0.3", `3 tcp . 10.96.0.3 . 80 comment "kube-system/kube-dns" : goto lb-1`,
+		"4 10.96.0.4", `4 tcp . 10.96.0.4 . 80 comment "other/resolver" : goto lb-1`,
+	}, lines(first)); diff != "" {
+		t.Errorf("first (-want +got):\n%s", diff)
+	}
+	if diff := gocmp.Diff([]string{"1 10.96.0.1", `1 tcp . 10.96.0.1 . 80 comment "default/a" : goto lb-1`}, lines(rest)); diff != "" {
+		t.Errorf("rest (-want +got):\n%s", diff)
+	}
+	if !slices.Equal(owners, r.world.names()) {
+		t.Errorf("owners %v", owners)
+	}
+	for op := range first { // who stops early is not asked again
+		_ = op
+		break
+	}
+}
+
+// TestLargeChangesAreCut has more change at once than one transaction takes.
+func TestLargeChangesAreCut(t *testing.T) {
+	r := newRig(t)
+	for i := range 20 {
+		n := fmt.Sprintf("svc-%02d", i)
+		r.world[name(n)] = one(endpoints.Service{Name: name(n), ClusterIPs: addrs(fmt.Sprintf("10.96.0.%d", i+1))},
+			endpoints.ResolvedPort{Cluster: manyEps(100), Any: true})
+	}
+	dirty := r.world.names()
+	for rounds := 1; len(dirty) > 0; rounds++ {
+		p := r.rules.plan(wanted{services: r.world, dirty: dirty, around: r.around, budget: 500})
+		if n := len(p.ops()); n > 700 || rounds > 4 {
+			t.Fatalf("round %d: %d operations", rounds, n)
+		}
+		if err := r.kernel.Apply(context.Background(), p.ops()); err != nil {
+			t.Fatal(err)
+		}
+		r.rules.commit(p)
+		dirty = slices.DeleteFunc(dirty, func(n endpoints.Name) bool { return slices.Contains(p.settled(), n) })
+	}
+	r.check()
+}

@@ -31,6 +31,12 @@ type kernel interface {
 // Observer is told what the loop did, from the loop's goroutine: what it does delays the next
 // sync.
 type Observer interface {
+	// Queued is called when there is something to write and there was nothing before.
+	Queued()
+	// SyncStarted is called when a sync begins, and Progress whenever the kernel has taken a
+	// transaction of it.
+	SyncStarted()
+	Progress()
 	// SyncDone is called after every sync, also one that failed.
 	SyncDone(SyncReport)
 	// NodeChanged is called when something about this machine's node has changed, before the sync
@@ -59,7 +65,14 @@ type SyncReport struct {
 	ServiceEvents int
 	SliceEvents   int
 
+	// Changed are the services that were planned. Until a sync succeeds they gather, as Flows do.
+	Changed []endpoints.Name
+	// Flows are the frontends of these services whose connections may lead astray now.
+	Flows []Flow
+
 	Frontends int // held after the sync
+	Slots     int // held after the sync
+	NoLocal   NoLocal
 	Contested int // frontends that several services claim
 	SetAside  int // services kept out
 }
@@ -81,6 +94,9 @@ type Config struct {
 	MinSyncPeriod time.Duration
 	// After a failure the loop waits from RetryMin, doubling, to RetryMax. 0: 50 ms and 30 s.
 	RetryMin, RetryMax time.Duration
+
+	// Flows says of which protocols SyncReport.Flows tells. Nil: of none.
+	Flows func(dataplane.Protocol) bool
 
 	// Urgent says which services a node cannot do without; a full write begins with them. The API
 	// server's and the cluster DNS's are without being named.
@@ -113,6 +129,7 @@ type Proxier struct {
 	// asked guards requests from other goroutines.
 	asked    sync.Mutex
 	addrs    *surroundings // new addresses
+	minSync  *time.Duration
 	invalid  bool
 	poke     chan struct{}
 	synced   chan struct{}
@@ -123,6 +140,9 @@ type Proxier struct {
 func New(cfg Config) (*Proxier, error) {
 	if cfg.Source == nil || cfg.Kernel == nil {
 		return nil, errNoConfig
+	}
+	if cfg.Observer == nil {
+		cfg.Observer = nobody{}
 	}
 	if cfg.RetryMin <= 0 {
 		cfg.RetryMin = 50 * time.Millisecond
@@ -155,6 +175,14 @@ func (p *Proxier) SetNodeAddrs(all, nodePort []netip.Addr) {
 	s := newSurroundings(all, nodePort)
 	p.asked.Lock()
 	p.addrs = &s
+	p.asked.Unlock()
+	p.wake()
+}
+
+// SetMinSyncPeriod changes Config.MinSyncPeriod.
+func (p *Proxier) SetMinSyncPeriod(d time.Duration) {
+	p.asked.Lock()
+	p.minSync = &d
 	p.asked.Unlock()
 	p.wake()
 }

@@ -81,7 +81,11 @@ func (p *Proxier) gather() (next time.Time) {
 	p.takeRequests() // after the changes, because who hears of a new node may set its addresses
 	now := time.Now()
 	next = p.retryAside(now)
+	was := p.due
 	p.due = !p.known || len(p.dirty) > 0 || !p.around.equal(&p.rules.around)
+	if p.due && !was {
+		p.cfg.Observer.Queued()
+	}
 	if p.due {
 		next = earliest(next, p.start())
 	}
@@ -116,9 +120,13 @@ func latest(a, b time.Time) time.Time {
 
 func (p *Proxier) takeRequests() {
 	p.asked.Lock()
-	addrs, invalid := p.addrs, p.invalid
-	p.addrs, p.invalid = nil, false
+	addrs, minSync, invalid := p.addrs, p.minSync, p.invalid
+	p.addrs, p.minSync, p.invalid = nil, nil, false
 	p.asked.Unlock()
+	if minSync != nil {
+		p.rest = p.rest.Add(*minSync - p.cfg.MinSyncPeriod)
+		p.cfg.MinSyncPeriod = *minSync
+	}
 	if addrs != nil {
 		p.changed(p.around, *addrs)
 		p.around = *addrs
@@ -140,7 +148,7 @@ func (p *Proxier) takeChanges() {
 		p.dirty[serviceCIDRs] = struct{}{}
 		p.trial([]endpoints.Name{serviceCIDRs})
 	}
-	if c.NodeChanged && p.cfg.Observer != nil {
+	if c.NodeChanged {
 		p.cfg.Observer.NodeChanged(c.Node)
 	}
 	r := &p.pending
@@ -159,6 +167,7 @@ func (p *Proxier) sync(ctx context.Context) {
 	if p.forgetDue(r); !p.due || p.start().After(report.Start) {
 		return
 	}
+	p.cfg.Observer.SyncStarted()
 	report.Err = p.write(r)
 	report.Duration = time.Since(report.Start)
 	p.settle(r)
@@ -183,16 +192,16 @@ func (p *Proxier) settle(r run) {
 // done tells about a sync.
 func (p *Proxier) done(r run) {
 	rep := r.report
-	if rep.Err == nil {
+	if rep.Err != nil {
+		p.pending.Changed, p.pending.Flows = rep.Changed, rep.Flows
+	} else {
 		p.pending = SyncReport{Revision: rep.Revision}
 		p.syncOnce.Do(func() { close(p.synced) })
 		r.log.V(2).Info("Synced", "revision", rep.Revision, "full", rep.Full, "services", rep.Services,
 			"ops", rep.Ops, "duration", rep.Duration)
 	}
-	if p.cfg.Observer == nil {
-		return
-	}
 	rep.Frontends, rep.Contested, rep.SetAside = len(p.rules.claims.winners), len(p.rules.claims.losers), len(p.aside)
+	rep.Slots, rep.NoLocal = p.rules.totals.slots, p.rules.totals.noLocal
 	p.cfg.Observer.SyncDone(*rep)
 }
 
@@ -252,6 +261,7 @@ func (p *Proxier) apply(r run, plan *plan) error {
 		if err := p.cfg.Kernel.Apply(r, ops); err != nil {
 			return err
 		}
+		p.cfg.Observer.Progress()
 	}
 	for _, op := range ops {
 		r.report.count(op)
@@ -274,11 +284,15 @@ func (rep *SyncReport) count(op dataplane.Op) {
 
 // commit makes a plan what we believe, and reports what it has found.
 func (p *Proxier) commit(r run, plan *plan) {
+	r.report.Flows = append(r.report.Flows, plan.flows(p.cfg.Flows)...)
 	p.mu.Lock()
 	p.rules.commit(plan)
 	p.mu.Unlock()
 	for _, n := range plan.settled() {
 		delete(p.dirty, n)
+		if n != serviceCIDRs {
+			r.report.Changed = append(r.report.Changed, n)
+		}
 	}
 	if len(p.dirty) == 0 {
 		// Walking a map costs what its largest size did, and the first sync had everything in it.

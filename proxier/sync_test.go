@@ -49,6 +49,9 @@ func (l *loop) SyncDone(r SyncReport) {
 }
 
 func (l *loop) NodeChanged(*endpoints.Node) {}
+func (l *loop) Queued()                     {}
+func (l *loop) SyncStarted()                {}
+func (l *loop) Progress()                   {}
 
 // logged counts the lines that the loop has logged, errors included, with a word in them.
 func (l *loop) logged(word string) (n int) {

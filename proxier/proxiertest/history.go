@@ -103,6 +103,9 @@ func (h *History) stepService() string {
 		return fmt.Sprintf("delete service %s", name)
 	}
 	s := h.newService(name)
+	if old := h.services[name]; old != nil && h.rand.IntN(3) > 0 {
+		s = h.change(old, s)
+	}
 	h.services[name] = s
 	h.sink.SetService(s)
 	return fmt.Sprintf("service %+v", *s)
@@ -208,6 +211,32 @@ func (h *History) newService(name endpoints.Name) *endpoints.Service {
 	return s
 }
 
+// change returns a service with one thing of another.
+func (h *History) change(s, other *endpoints.Service) *endpoints.Service {
+	c := *s
+	switch h.rand.IntN(9) {
+	case 0:
+		c.ClusterIPs, c.Headless = other.ClusterIPs, other.Headless
+	case 1:
+		c.ExternalIPs = other.ExternalIPs
+	case 2:
+		c.LoadBalancerIPs = other.LoadBalancerIPs
+	case 3:
+		c.Restricted, c.SourceRanges = other.Restricted, other.SourceRanges
+	case 4:
+		c.InternalLocal = !s.InternalLocal
+	case 5:
+		c.ExternalLocal = !s.ExternalLocal
+	case 6:
+		c.Affinity = other.Affinity
+	case 7:
+		c.Ports = other.Ports
+	case 8:
+		c.Created, c.UID = other.Created, other.UID // deleted and made anew, as seen by one who looked away
+	}
+	return &c
+}
+
 // newSlice returns a slice, or what has become of an old one: endpoints come, go and change.
 func (h *History) newSlice(name endpoints.Name, old *endpoints.Slice) *endpoints.Slice {
 	r := h.rand
@@ -254,7 +283,7 @@ func (h *History) newEndpoint(f endpoints.Family) endpoints.Endpoint {
 	}
 	w := &endpoints.Where{Node: []string{NodeName, "node-b", "node-c"}[n%3], Zone: oneOf(r, zones)}
 	if n%17 == 0 { // a host-network pod
-		e.Addr = map[endpoints.Family]netip.Addr{endpoints.IPv4: nodeAddrs[0], endpoints.IPv6: nodeAddrs[3]}[f]
+		e.Addr = map[endpoints.Family]netip.Addr{endpoints.IPv4: nodeAddrs[1], endpoints.IPv6: nodeAddrs[3]}[f]
 		w.Node = NodeName
 	}
 	if r.IntN(5) > 0 {
