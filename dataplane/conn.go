@@ -107,6 +107,19 @@ func (c *Conn) Families() []string {
 // Owned reports whether the kernel protects the tables from other writers.
 func (c *Conn) Owned() bool { return c.flags != 0 }
 
+// SetLayout says what the rules shall be from now on, and reports whether that differs. If so, a
+// Replace is due: it hands over from the old rules to the new.
+func (c *Conn) SetLayout(l Layout) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	changed := false
+	for _, f := range c.families {
+		changed = changed || l.fingerprint(f) != c.cfg.Layout.fingerprint(f)
+	}
+	c.cfg.Layout = l
+	return changed
+}
+
 // Stats returns the counts so far.
 func (c *Conn) Stats() Stats {
 	c.mu.Lock()

@@ -99,5 +99,33 @@ func (e *Engine) LocalReady(name Name) int {
 	return most
 }
 
+// Serving returns the endpoints of one service port in one family to which flows that have begun may
+// go on: those that are ready or serving, whatever policy and topology choose for new ones. They are
+// distinct and the caller's.
+func (e *Engine) Serving(name Name, port uint16, protocol Protocol, family Family) []netip.AddrPort {
+	e.resolving.Lock()
+	defer e.resolving.Unlock()
+	x := &e.scratch
+	svc, _ := e.view(name)
+	if svc == nil {
+		return nil
+	}
+	var serving []netip.AddrPort
+	for _, p := range svc.Ports {
+		if p.Port != port || p.Protocol != protocol {
+			continue
+		}
+		x.merge(p, family)
+		for i, ep := range x.from {
+			if ep.Conditions&(Ready|Serving) != 0 {
+				serving = append(serving, x.list[i])
+			}
+		}
+		break
+	}
+	x.forget()
+	return serving
+}
+
 // on reports whether an endpoint is on a node. Nothing is on a node without a name.
 func (e *Endpoint) on(node string) bool { return e.Where.Node == node && node != "" }

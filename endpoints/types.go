@@ -94,8 +94,9 @@ type Service struct {
 	ExternalIPs     []netip.Addr // spec.externalIPs
 	LoadBalancerIPs []netip.Addr // status.loadBalancer.ingress[].ip whose ipMode is VIP or absent
 
-	// SourceRanges restricts who may use LoadBalancerIPs, per family: a family for which there
-	// is no range in the list is closed when Restricted is set. Not Restricted: everybody.
+	// SourceRanges restricts who may use LoadBalancerIPs, per family: a family for which there is
+	// no range is open, as with kube-proxy, but if Restricted is set and there is no range at all,
+	// because none made sense, both are closed. Not Restricted: everybody.
 	Restricted   bool
 	SourceRanges []netip.Prefix
 

@@ -269,7 +269,11 @@ func TestFrontends(t *testing.T) {
 			"ip allowed-sources tcp . 203.0.113.9 . 80 . 192.0.0.0/8",
 			"ip allowed-sources tcp . 203.0.113.9 . 80 . 203.0.113.0/24",
 		}},
-		{"source ranges of the other family", lb("2001:db8::/32"), nowhere, []string{
+		{"source ranges of the other family: open, as with kube-proxy", lb("2001:db8::/32"), nowhere, []string{
+			`ip services tcp . 203.0.113.9 . 80 comment "default/web" : goto refuse`,
+			"ip snat-always tcp . 203.0.113.9 . 80",
+		}},
+		{"source ranges that make no sense: closed", lb(), nowhere, []string{
 			`ip services tcp . 203.0.113.9 . 80 comment "default/web" : goto refuse`,
 			"ip snat-always tcp . 203.0.113.9 . 80",
 			"ip restricted tcp . 203.0.113.9 . 80",

@@ -8,6 +8,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/weir-project/weir/endpoints"
+	"github.com/weir-project/weir/internal/config"
 )
 
 // nodeAddresses puts together what the machine says of its addresses and what the Node object
@@ -15,35 +16,24 @@ import (
 type nodeAddresses struct {
 	override []netip.Addr                     // the node's IPs, by flag
 	fallback func() ([]netip.Addr, error)     // the node's IPs, if nobody else says
-	nodePort nodePortPolicy                   // which addresses serve node ports
 	set      func(all, nodePort []netip.Addr) // told of every change
+	checks   func([]netip.Addr)               // told where to serve health checks; nil: everywhere
 	logger   klog.Logger
 
-	mu      sync.Mutex
-	machine []netip.Addr
-	node    *endpoints.Node
-}
-
-// nodePortPolicy says on which of the node's addresses node ports are served. The zero value is
-// the primary ones.
-type nodePortPolicy struct {
-	all   bool
-	cidrs []netip.Prefix // not empty: those within
+	mu       sync.Mutex
+	nodePort config.NodePortAddresses
+	machine  []netip.Addr
+	node     *endpoints.Node
 }
 
 // choose returns the addresses of a machine that serve node ports.
-func (p nodePortPolicy) choose(machine, primary []netip.Addr) []netip.Addr {
-	switch {
-	case p.all:
-		return machine
-	case len(p.cidrs) == 0:
-		return primary
-	}
-	// A family of which there is no CIDR serves on all addresses.
+func choose(p config.NodePortAddresses, machine, primary []netip.Addr) []netip.Addr {
 	var chosen []netip.Addr
+	if p.Primary {
+		chosen = append(chosen, primary...)
+	}
 	for _, a := range machine {
-		sameFamily := func(c netip.Prefix) bool { return c.Addr().Is4() == a.Is4() }
-		if !slices.ContainsFunc(p.cidrs, sameFamily) || slices.ContainsFunc(p.cidrs, func(c netip.Prefix) bool { return c.Contains(a) }) {
+		if slices.ContainsFunc(p.CIDRs, func(c netip.Prefix) bool { return c.Contains(a) }) {
 			chosen = append(chosen, a)
 		}
 	}
@@ -65,10 +55,23 @@ func (n *nodeAddresses) setNode(node *endpoints.Node) {
 	n.tellLocked()
 }
 
+func (n *nodeAddresses) setPolicy(p config.NodePortAddresses) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.nodePort = p
+	n.tellLocked()
+}
+
 func (n *nodeAddresses) tellLocked() {
 	primary := n.primaryLocked()
-	all := slices.Concat(n.machine, primary)
-	n.set(all, n.nodePort.choose(n.machine, primary))
+	chosen := choose(n.nodePort, n.machine, primary)
+	n.set(slices.Concat(n.machine, primary), chosen)
+	// With the primary addresses health checks are served on all: load balancers ask whichever
+	// address of the node they know, of either family.
+	if n.nodePort.Primary {
+		chosen = nil
+	}
+	n.checks(chosen)
 }
 
 // primaryLocked returns the node's IP in each family: what the flag says, else the Node object's

@@ -17,15 +17,17 @@ func newCleanup() *cobra.Command {
 A stopped weir leaves its tables, so that connections go on while it restarts. This command takes
 them away, for good or before another proxy takes over. While weir runs it refuses.`,
 		Args: noArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			removed, err := dataplane.Cleanup(0)
-			for _, table := range removed {
-				fmt.Fprintln(cmd.OutOrStdout(), "removed table", table)
-			}
-			if err == nil && len(removed) == 0 {
-				fmt.Fprintln(cmd.OutOrStdout(), "nothing to remove")
-			}
-			return err
-		},
+		RunE: func(cmd *cobra.Command, _ []string) error { return cleanup(cmd) },
 	}
+}
+
+func cleanup(cmd *cobra.Command) error {
+	removed, err := dataplane.Cleanup(0)
+	for _, table := range removed {
+		fmt.Fprintln(cmd.OutOrStdout(), "removed table", table)
+	}
+	if err == nil && len(removed) == 0 {
+		fmt.Fprintln(cmd.OutOrStdout(), "nothing to remove")
+	}
+	return err
 }

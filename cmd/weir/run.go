@@ -4,219 +4,145 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"os"
-	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sync/errgroup"
-	"k8s.io/client-go/kubernetes"
-	logsapi "k8s.io/component-base/logs/api/v1"
+	"golang.org/x/sys/unix"
 	"k8s.io/klog/v2"
 
 	"github.com/weir-project/weir/dataplane"
-	"github.com/weir-project/weir/endpoints"
-	"github.com/weir-project/weir/endpoints/kube"
-	"github.com/weir-project/weir/endpoints/manifests"
-	"github.com/weir-project/weir/proxier"
-	"github.com/weir-project/weir/proxier/nodeaddrs"
+	"github.com/weir-project/weir/internal/config"
+	"github.com/weir-project/weir/proxier/conntrack"
 )
 
-// runOptions are the flags of weir run.
-type runOptions struct {
-	manifests    string
-	kubeconfig   string
-	master       string
-	hostname     string
-	nodeIPs      []string
-	clusterCIDRs []string
-	serviceCIDRs []string
-	minSync      time.Duration
-	logging      *logsapi.LoggingConfiguration
-}
-
 func newRun() *cobra.Command {
-	o := runOptions{logging: logsapi.NewLoggingConfiguration()}
+	options := config.New()
 	cmd := &cobra.Command{
 		Use:   "run",
 		Short: "Keep this node's Services in the kernel until told to stop",
-		Args:  noArgs,
+		Long: `Keep this node's Services in the kernel until told to stop.
+
+Takes kube-proxy's configuration file and flags as they are. What it has written stays in the
+kernel when it stops, so that connections go on; weir cleanup removes it.`,
+		Example: `  weir run --kubeconfig /etc/kubernetes/kubelet.conf --cluster-cidr 10.244.0.0/16,fd00:10:244::/48
+  weir run --config /var/lib/kube-proxy/config.conf --replace-kube-proxy
+  weir run --manifests ./manifests --service-cidr 10.96.0.0/16 --cluster-cidr 10.244.0.0/16`,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := logsapi.ValidateAndApply(o.logging, nil); err != nil {
-				return usageError{cmd.CommandPath(), err}
-			}
-			return o.run(cmd.Context())
+			return run(cmd, options)
 		},
 	}
-	f := cmd.Flags()
-	f.StringVar(&o.manifests, "manifests", "", "directory of Service, EndpointSlice, Node and ServiceCIDR manifests, instead of an API server")
-	f.StringVar(&o.kubeconfig, "kubeconfig", "", "kubeconfig file; without it and --master, the in-cluster configuration is used")
-	f.StringVar(&o.master, "master", "", "address of the API server, in place of the kubeconfig's")
-	f.StringVar(&o.hostname, "hostname-override", "", "name of this machine's Node object; default: the host name in lower case")
-	f.StringSliceVar(&o.nodeIPs, "node-ip", nil, "the node's IP, one of each family at most; default: the Node object's, else the default route's")
-	f.StringSliceVar(&o.clusterCIDRs, "cluster-cidr", nil, "CIDRs of the pods, any number: what comes from elsewhere to a cluster IP is masqueraded")
-	f.StringSliceVar(&o.serviceCIDRs, "service-cidr", nil, "CIDRs of the cluster IPs, with --manifests where no ServiceCIDR object says so")
-	f.DurationVar(&o.minSync, "min-sync-period", 0, "least time between two syncs; 0: at once whenever something changes")
-	logsapi.AddFlags(o.logging, f)
+	options.AddFlags(cmd.Flags())
 	return cmd
 }
 
-// parsed is what the flags mean.
-type parsed struct {
-	node         string
-	nodeIPs      []netip.Addr
-	clusterCIDRs []netip.Prefix
-	serviceCIDRs []netip.Prefix
-}
-
-func (o *runOptions) parse() (p parsed, err error) {
-	var faults []error
-	fault := func(flag, value string, err error) {
-		faults = append(faults, fmt.Errorf("--%s %q: %w", flag, value, err))
-	}
-	p.node = o.hostname
-	if p.node == "" {
-		if p.node, err = os.Hostname(); err != nil {
-			return p, fmt.Errorf("find the host name (--hostname-override gives it): %w", err)
-		}
-	}
-	if p.node = strings.ToLower(strings.TrimSpace(p.node)); p.node == "" {
-		fault("hostname-override", o.hostname, errors.New("no name"))
-	}
-	for _, s := range o.nodeIPs {
-		a, err := netip.ParseAddr(s)
-		if err != nil {
-			fault("node-ip", s, err)
-		}
-		p.nodeIPs = append(p.nodeIPs, a.Unmap())
-	}
-	cidrs := func(flag string, values []string) (list []netip.Prefix) {
-		for _, s := range values {
-			c, err := netip.ParsePrefix(strings.TrimSpace(s))
-			if err != nil {
-				fault(flag, s, err)
-				continue
-			}
-			list = append(list, c.Masked())
-		}
-		return list
-	}
-	p.clusterCIDRs = cidrs("cluster-cidr", o.clusterCIDRs)
-	p.serviceCIDRs = cidrs("service-cidr", o.serviceCIDRs)
-	if o.manifests != "" && o.kubeconfig+o.master != "" {
-		fault("manifests", o.manifests, errors.New("does not go with --kubeconfig or --master: there is one source of Services"))
-	}
-	if o.manifests == "" && len(p.serviceCIDRs) > 0 {
-		fault("service-cidr", strings.Join(o.serviceCIDRs, ","), errors.New("only with --manifests: an API server has ServiceCIDR objects"))
-	}
-	if o.minSync < 0 {
-		fault("min-sync-period", o.minSync.String(), errors.New("is negative"))
-	}
-	return p, errors.Join(faults...)
-}
-
-// run runs the daemon until ctx ends. What it has written stays in the kernel.
-func (o *runOptions) run(ctx context.Context) error {
-	p, err := o.parse()
+// run does what the flags ask for: run the daemon, mostly.
+func run(cmd *cobra.Command, options *config.Options) error {
+	cfg, warnings, err := options.Complete()
 	if err != nil {
-		return usageError{"weir run", err}
+		return usageError{cmd.CommandPath(), err}
 	}
+	switch {
+	case cfg.ShowVersion:
+		return newVersion().RunE(cmd, nil)
+	case cfg.WriteConfigTo != "":
+		return cfg.Write()
+	case cfg.Cleanup:
+		return cleanup(cmd)
+	}
+	if err := cfg.ApplyLogging(); err != nil {
+		return usageError{cmd.CommandPath(), err}
+	}
+	logger := klog.FromContext(cmd.Context())
+	for _, w := range warnings {
+		logger.Info("Configuration: " + string(w))
+	}
+	if cfg.InitOnly {
+		return initialize(cfg)
+	}
+	for {
+		next, err := runUntilChange(cmd.Context(), options, cfg)
+		if err != nil || next == nil {
+			return err
+		}
+		cfg = next
+	}
+}
+
+// initialize does what needs more than CAP_NET_ADMIN.
+func initialize(cfg *config.Config) error {
+	return errors.Join(setOOMScore(cfg.OOMScoreAdj), setConntrack(cfg))
+}
+
+// setOOMScore makes the kernel more or less likely to end this process when memory runs out.
+func setOOMScore(score int) error {
+	const file = "/proc/self/oom_score_adj"
+	if err := os.WriteFile(file, fmt.Appendln(nil, score), 0); err != nil {
+		return fmt.Errorf("write oomScoreAdj %d (needs CAP_SYS_RESOURCE to go below what it was): %w", score, err)
+	}
+	return nil
+}
+
+func setConntrack(cfg *config.Config) error {
+	c := cfg.Conntrack
+	perCore, least := int32(c.MaxPerCore), int32(c.Min)
+	return conntrack.Setup(conntrack.SysctlConfig{
+		MaxPerCore: &perCore, Min: &least,
+		TCPEstablishedTimeout: &c.TCPEstablishedTimeout,
+		TCPCloseWaitTimeout:   &c.TCPCloseWaitTimeout,
+		UDPTimeout:            &c.UDPTimeout,
+		UDPStreamTimeout:      &c.UDPStreamTimeout,
+		TCPBeLiberal:          c.TCPBeLiberal,
+	})
+}
+
+// runUntilChange runs the daemon until ctx ends, and then returns nil, or until the configuration
+// file changes in a way that takes a restart, and then returns what it says now.
+func runUntilChange(ctx context.Context, options *config.Options, cfg *config.Config) (*config.Config, error) {
 	logger := klog.FromContext(ctx)
-	logger.Info("Starting", "version", version, "node", p.node)
-
-	engine := endpoints.New(endpoints.Config{NodeName: p.node})
-	conn, err := dataplane.Open(ctx, dataplane.Config{
-		Layout: dataplane.Layout{Local: dataplane.LocalDetection{CIDRs: p.clusterCIDRs}},
-		NoIPv6: !hasIPv6(),
-	})
-	if err != nil {
-		return err
+	// Not fatal: a read-only /proc/sys, or a container without the right, is common.
+	if err := initialize(cfg); err != nil && !errors.Is(err, unix.EPERM) && !errors.Is(err, unix.EACCES) && !errors.Is(err, unix.EROFS) {
+		logger.Error(err, "Setting kernel parameters")
+	} else if err != nil {
+		logger.Info("Kernel parameters stay as they are: weir run --init-only sets them with full privileges", "reason", err)
 	}
-	defer func() {
-		if err := conn.Close(); err != nil {
-			logger.Error(err, "Closing the connection to nf_tables")
-		}
-	}()
-	logger.V(1).Info("The kernel has what is needed", "families", conn.Families(), "ownedTables", conn.Owned())
-
-	source, reporter, err := o.source(ctx, p, engine)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	d, err := newDaemon(ctx, cfg)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	machine, err := nodeaddrs.List(0)
-	if err != nil {
-		return err
-	}
-	addresses := &nodeAddresses{override: p.nodeIPs, fallback: primaryAddrs, logger: logger, machine: machine}
-	proxy, err := proxier.New(proxier.Config{
-		Source:        engine,
-		Kernel:        conn,
-		Reporter:      reporter,
-		Observer:      observer{addresses},
-		MinSyncPeriod: o.minSync,
-	})
-	if err != nil {
-		return err
-	}
-	addresses.set = proxy.SetNodeAddrs
-	addresses.setMachine(machine)
-
-	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return source.Run(ctx) })
-	group.Go(func() error { return proxy.Run(ctx) })
-	group.Go(func() error { return nodeaddrs.Watch(ctx, 0, addresses.setMachine) })
-	group.Go(func() error {
-		return conn.Watch(ctx, func(reason string) {
-			logger.Info("Somebody else changed the ruleset: repairing it", "reason", reason)
-			proxy.Invalidate()
+	var next *config.Config
+	if cfg.File != "" {
+		d.group.Go(func() error {
+			return options.Watch(d.ctx, cfg, func(changed *config.Config, warnings []config.Warning) {
+				for _, w := range warnings {
+					logger.Info("Configuration: " + string(w))
+				}
+				if restart := d.apply(changed); restart {
+					next = changed
+					cancel()
+				}
+			})
 		})
-	})
-	err = group.Wait()
-	logger.Info("Stopped; the rules stay in the kernel (weir cleanup removes them)")
-	return err
+	}
+	err = d.run()
+	if next == nil {
+		logger.Info("Stopped; the rules stay in the kernel (weir cleanup removes them)")
+	}
+	return next, err
 }
 
-func primaryAddrs() ([]netip.Addr, error) { return nodeaddrs.Primary(0) }
-
-// hasIPv6 reports whether the network namespace has IPv6 at all.
-func hasIPv6() bool {
-	b, err := os.ReadFile("/proc/sys/net/ipv6/conf/all/disable_ipv6")
-	return err == nil && strings.TrimSpace(string(b)) == "0"
-}
-
-// observer passes on what the sync loop tells.
-type observer struct {
-	addresses *nodeAddresses
-}
-
-func (o observer) SyncDone(proxier.SyncReport)      {}
-func (o observer) NodeChanged(node *endpoints.Node) { o.addresses.setNode(node) }
-
-// runner is a source of Services.
-type runner interface{ Run(context.Context) error }
-
-// source returns where Services come from, and who is told of what is wrong with them.
-func (o *runOptions) source(ctx context.Context, p parsed, sink endpoints.Sink) (runner, endpoints.Reporter, error) {
-	if o.manifests != "" {
-		reporter := newProblemLog(klog.FromContext(ctx), nil)
-		return manifests.NewSource(manifests.Config{
-			Dir: o.manifests, Sink: sink, Reporter: reporter, NodeName: p.node, ServiceCIDRs: p.serviceCIDRs,
-			Primary: func() []netip.Addr { addrs, _ := primaryAddrs(); return addrs },
-		}), reporter, nil
+// layout returns what the rules depend on, as far as the configuration says.
+func layout(cfg *config.Config) dataplane.Layout {
+	l := dataplane.Layout{MasqueradeAll: cfg.MasqueradeAll}
+	switch d := cfg.LocalDetection; d.Mode {
+	case config.DetectClusterCIDR:
+		l.Local.CIDRs = d.ClusterCIDRs
+	case config.DetectBridgeInterface:
+		l.Local.Interface = d.BridgeInterface
+	case config.DetectInterfaceNamePrefix:
+		l.Local.InterfacePrefix = d.InterfaceNamePrefix
 	}
-	config, err := kube.RESTConfig(o.kubeconfig, o.master)
-	if err != nil {
-		return nil, nil, err
-	}
-	client, err := kubernetes.NewForConfig(config)
-	if err != nil {
-		return nil, nil, fmt.Errorf("API server %s: %w", config.Host, err)
-	}
-	recorder, err := newRecorder(ctx, client)
-	if err != nil {
-		return nil, nil, fmt.Errorf("send events: %w", err)
-	}
-	reporter := newProblemLog(klog.FromContext(ctx), problemEvent(recorder))
-	return kube.NewSource(kube.Config{Client: client, NodeName: p.node, Sink: sink, Reporter: reporter}), reporter, nil
+	return l
 }

@@ -1,0 +1,232 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"sync/atomic"
+
+	"golang.org/x/sync/errgroup"
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/events"
+	"k8s.io/component-base/metrics/legacyregistry"
+	"k8s.io/klog/v2"
+
+	"github.com/weir-project/weir/dataplane"
+	"github.com/weir-project/weir/endpoints"
+	"github.com/weir-project/weir/endpoints/kube"
+	"github.com/weir-project/weir/endpoints/manifests"
+	"github.com/weir-project/weir/internal/config"
+	"github.com/weir-project/weir/proxier"
+	"github.com/weir-project/weir/proxier/conntrack"
+	"github.com/weir-project/weir/proxier/health"
+	"github.com/weir-project/weir/proxier/metrics"
+	"github.com/weir-project/weir/proxier/nodeaddrs"
+)
+
+// daemon is everything that runs, wired together. It lasts from one configuration to the next.
+type daemon struct {
+	ctx    context.Context
+	group  *errgroup.Group
+	logger klog.Logger
+	cfg    atomic.Pointer[config.Config]
+
+	engine    *endpoints.Engine
+	source    runner
+	kernel    *dataplane.Conn
+	proxy     *proxier.Proxier
+	addresses *nodeAddresses
+	flows     *conntrack.Conn
+	cleaner   *conntrack.Cleaner
+	checks    *health.ServiceServers
+	health    *health.Proxy
+	metrics   *metrics.Recorder
+	events    events.EventRecorder // nil: nobody takes events
+	families  []endpoints.Family
+}
+
+// runner is a source of Services.
+type runner interface{ Run(context.Context) error }
+
+// recorder is registered once in the life of the process, whatever becomes of the daemon.
+var recorder *metrics.Recorder
+
+// newDaemon opens what has to be there and writes nothing yet.
+func newDaemon(ctx context.Context, cfg *config.Config) (*daemon, error) {
+	d := &daemon{logger: klog.FromContext(ctx)}
+	d.group, d.ctx = errgroup.WithContext(ctx)
+	d.cfg.Store(cfg)
+	d.logger.Info("Starting", "version", version, "node", cfg.NodeName)
+	d.engine = endpoints.New(endpoints.Config{NodeName: cfg.NodeName})
+
+	reporter, err := d.openSource()
+	if err != nil {
+		return nil, err
+	}
+	if d.kernel, err = dataplane.Open(ctx, dataplane.Config{Layout: layout(cfg), NoIPv6: !hasIPv6()}); err != nil {
+		return nil, err
+	}
+	if err := d.assemble(reporter); err != nil {
+		d.close()
+		return nil, err
+	}
+	return d, nil
+}
+
+// assemble puts together what works between the source and the kernel.
+func (d *daemon) assemble(reporter endpoints.Reporter) (err error) {
+	cfg := d.cfg.Load()
+	for _, name := range d.kernel.Families() {
+		d.families = append(d.families, map[string]endpoints.Family{"ip": endpoints.IPv4, "ip6": endpoints.IPv6}[name])
+	}
+	d.logger.V(1).Info("The kernel has what is needed", "families", d.families, "ownedTables", d.kernel.Owned())
+	if recorder == nil {
+		recorder = metrics.NewRecorder(d.families, legacyregistry.MustRegister)
+	}
+	d.metrics = recorder
+
+	if d.flows, err = conntrack.Open(conntrack.Config{ResetTCP: cfg.ResetStaleTCP}); err != nil {
+		return err
+	}
+	d.cleaner = conntrack.NewCleaner(d.flows, conntrack.CleanerConfig{Observe: d.flowsCleaned})
+	d.health = health.NewProxy(health.ProxyConfig{
+		Families: d.families, Timeout: 2 * cfg.SyncPeriod, Healthz: d.metrics.Healthz, Livez: d.metrics.Livez})
+	d.checks = health.NewServiceServers(health.ServiceConfig{Healthy: d.health.Healthy, Failed: d.checkFailed})
+
+	machine, err := nodeaddrs.List(0)
+	if err != nil {
+		return err
+	}
+	d.addresses = &nodeAddresses{
+		override: cfg.NodeIPs, fallback: primaryAddrs, nodePort: cfg.NodePortAddresses, logger: d.logger, machine: machine}
+	d.proxy, err = proxier.New(proxier.Config{
+		Source: d.engine, Kernel: d.kernel, Reporter: reporter, Observer: d, Flows: d.cleaner.Wants, MinSyncPeriod: cfg.MinSyncPeriod})
+	if err != nil {
+		return err
+	}
+	d.addresses.set = d.proxy.SetNodeAddrs
+	d.addresses.checks = d.checks.SetAddrs
+	d.addresses.setMachine(machine)
+	return nil
+}
+
+// openSource finds out where Services come from, and returns who is told of what is wrong with
+// them.
+func (d *daemon) openSource() (endpoints.Reporter, error) {
+	cfg := d.cfg.Load()
+	s := cfg.Source
+	if s.Manifests != "" {
+		reporter := newProblemLog(d.logger, nil)
+		d.source = manifests.NewSource(manifests.Config{
+			Dir: s.Manifests, Sink: d.engine, Reporter: reporter, NodeName: cfg.NodeName, ServiceCIDRs: s.ServiceCIDRs,
+			Primary: func() []netip.Addr { addrs, _ := primaryAddrs(); return addrs }, // addresses tells of an error
+		})
+		return reporter, nil
+	}
+	rest, err := kube.RESTConfig(s.Kubeconfig, s.Master)
+	if err != nil {
+		return nil, err
+	}
+	rest.QPS, rest.Burst = s.QPS, s.Burst
+	if s.ContentType != "" {
+		rest.ContentType = s.ContentType
+	}
+	if s.AcceptContentTypes != "" {
+		rest.AcceptContentTypes = s.AcceptContentTypes
+	}
+	client, err := kubernetes.NewForConfig(rest)
+	if err != nil {
+		return nil, fmt.Errorf("API server %s: %w", rest.Host, err)
+	}
+	if d.events, err = newRecorder(d.ctx, client); err != nil {
+		return nil, fmt.Errorf("send events: %w", err)
+	}
+	reporter := newProblemLog(d.logger, problemEvent(d.events))
+	d.source = kube.NewSource(kube.Config{Client: client, NodeName: cfg.NodeName, Sink: d.engine, Reporter: reporter})
+	return reporter, nil
+}
+
+// run runs everything until the daemon's context ends or something fails.
+func (d *daemon) run() error {
+	defer d.close()
+	cfg := d.cfg.Load()
+	serve := func(s health.Server) { d.group.Go(func() error { return s.Run(d.ctx) }) }
+	serve(health.Server{Name: "healthz", Addr: address(cfg.HealthzAddress), Handler: d.health.Handler(),
+		HardFail: cfg.BindAddressHardFail, Failed: d.nodeEvent("FailedToStartProxierHealthcheck")})
+	serve(health.Server{Name: "metrics", Addr: address(cfg.MetricsAddress), HardFail: cfg.BindAddressHardFail,
+		Handler: metrics.Mux(metrics.Config{Version: version, Profiling: cfg.Profiling}),
+		Failed:  d.nodeEvent("FailedToStartMetricServer")})
+
+	d.group.Go(func() error { return d.source.Run(d.ctx) })
+	d.group.Go(func() error { return d.proxy.Run(d.ctx) })
+	d.group.Go(func() error { return d.cleaner.Run(d.ctx) })
+	d.group.Go(func() error { return d.checks.Run(d.ctx) })
+	d.group.Go(func() error { return nodeaddrs.Watch(d.ctx, 0, d.addresses.setMachine) })
+	d.group.Go(func() error { return d.kernel.Watch(d.ctx, d.rulesetChanged) })
+	if d.events != nil {
+		d.events.Eventf(d.nodeReference(), nil, v1.EventTypeNormal, "Starting", "StartWeir", "")
+	}
+	return d.group.Wait()
+}
+
+// close lets go of the kernel. What was written stays.
+func (d *daemon) close() {
+	if d.flows != nil {
+		if err := d.flows.Close(); err != nil {
+			d.logger.Error(err, "Closing the connection to conntrack")
+		}
+	}
+	if err := d.kernel.Close(); err != nil {
+		d.logger.Error(err, "Closing the connection to nf_tables")
+	}
+}
+
+// address returns a bind address as text, "" if nothing is to be served.
+func address(a netip.AddrPort) string {
+	if !a.IsValid() {
+		return ""
+	}
+	return a.String()
+}
+
+// apply takes up a changed configuration as far as it can while running, and reports whether the
+// rest takes a restart.
+func (d *daemon) apply(cfg *config.Config) (restart bool) {
+	live, rest := config.Diff(d.cfg.Load(), cfg)
+	if len(rest) > 0 {
+		d.logger.Info("The configuration has changed: starting again", "fields", rest)
+		return true
+	}
+	d.logger.Info("The configuration has changed", "fields", live)
+	d.cfg.Store(cfg)
+	d.addresses.setPolicy(cfg.NodePortAddresses)
+	d.proxy.SetMinSyncPeriod(cfg.MinSyncPeriod)
+	if err := cfg.ApplyLogLevel(); err != nil {
+		d.logger.Error(err, "Changing the log level")
+	}
+	if slices.ContainsFunc(live, func(f string) bool { return strings.HasPrefix(f, "conntrack") || f == "oomScoreAdj" }) {
+		if err := initialize(cfg); err != nil {
+			d.logger.Error(err, "Setting kernel parameters")
+		}
+	}
+	return false
+}
+
+// rulesetChanged is told when somebody else has written to our tables.
+func (d *daemon) rulesetChanged(reason string) {
+	d.logger.Info("Somebody else changed the ruleset: repairing it", "reason", reason)
+	d.metrics.ForeignChange()
+	d.proxy.Invalidate()
+}
+
+func primaryAddrs() ([]netip.Addr, error) { return nodeaddrs.Primary(0) }
+
+// hasIPv6 reports whether the network namespace has IPv6 at all.
+func hasIPv6() bool {
+	b, err := os.ReadFile("/proc/sys/net/ipv6/conf/all/disable_ipv6")
+	return err == nil && strings.TrimSpace(string(b)) == "0"
+}
