@@ -152,7 +152,8 @@ func (b *batch) frontend(c change) {
 	}
 	in := dataplane.Element{Frontend: key}
 	b.slots(dataplane.Endpoints, key, c.was.table(c.old.endpoints), c.edit.edit(c.new.endpoints))
-	b.slots(dataplane.LocalEndpoints, key, c.was.table(c.old.localEndpoints), c.edit.edit(c.new.localEndpoints))
+	b.slots(dataplane.LocalEndpoints, key, c.was.table(c.old.localEndpoints),
+		c.edit.edit(c.new.localEndpoints))
 	b.member(dataplane.SnatAlways, in, c.old.snatAlways, c.new.snatAlways)
 	b.member(dataplane.SnatNode, in, c.old.snatNode, c.new.snatNode)
 	b.prefixes(dataplane.AllowedSources, key, c.old.sources, c.new.sources)
@@ -165,8 +166,8 @@ func (b *batch) frontend(c change) {
 	b.verdict(dataplane.Services, with(c.was, c.old.services), with(c.is, c.new.services))
 }
 
-// forget writes which affinity entries go: an entry is obeyed before the service's verdict, so one that
-// should not be there would send its client to the wrong place.
+// forget writes which affinity entries go: an entry is obeyed before the service's verdict, so
+// one that should not be there would send its client to the wrong place.
 func (b *batch) forget(c change) {
 	key := c.old.key
 	switch {

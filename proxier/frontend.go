@@ -74,7 +74,8 @@ type builder struct {
 // counts are the numbers of slots that a port's tables will have.
 type counts struct{ cluster, local int }
 
-// build returns the frontends in a fixed order: cluster IP, external, load-balancer IPs, node ports.
+// build returns the frontends in a fixed order: cluster IP, external, load-balancer IPs, node
+// ports.
 func (b *builder) build() []frontend {
 	s, p := b.service, b.port
 	for _, a := range s.ClusterIPs {
@@ -168,8 +169,9 @@ func (b *builder) external() frontend {
 func (b *builder) any() bool { return b.port.Any || b.counts.cluster+b.counts.local > 0 }
 
 // restrict returns f as the frontend of a load-balancer IP. A range that holds every address
-// restricts nobody, and neither do ranges of the other family alone, as with kube-proxy. Where a range includes this node, the load-balancer IP itself is
-// allowed too: that is the source when the node dials an address that it holds for a balancer.
+// restricts nobody, and neither do ranges of the other family alone, as with kube-proxy. Where a
+// range includes this node, the load-balancer IP itself is allowed too: that is the source when
+// the node dials an address that it holds for a balancer.
 func (b *builder) restrict(f frontend, vip netip.Addr) frontend {
 	f.kind = loadBalancerIP
 	ranges := ofFamily(b.service.SourceRanges, b.port.Family)

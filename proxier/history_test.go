@@ -20,7 +20,8 @@ import (
 	"github.com/weir-project/weir/proxier/proxiertest"
 )
 
-// subject is a Proxier without its loop, so that a history goes step by step, with a kernel that is watched.
+// subject is a Proxier without its loop, so that a history goes step by step, with a kernel that
+// is watched.
 type subject struct {
 	t       *testing.T
 	engine  *endpoints.Engine

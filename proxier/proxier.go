@@ -50,7 +50,8 @@ type SyncReport struct {
 	Duration time.Duration
 	// Full says that the whole state was written (Replace).
 	Full bool
-	// Err is why the sync failed and will be tried again; nil if the kernel now holds everything but what is set aside.
+	// Err is why the sync failed and will be tried again; nil if the kernel now holds everything
+	// but what is set aside.
 	Err error
 
 	Ops          int // operations that the kernel took
@@ -258,7 +259,8 @@ func (p *Proxier) changed(was, is surroundings) {
 	ranges := !slices.Equal(was.node, is.node)
 	for n, e := range p.rules.services {
 		s := e.state.object
-		if ranges && s.Restricted || nodePorts && slices.ContainsFunc(s.Ports, func(p endpoints.Port) bool { return p.NodePort != 0 }) {
+		hasNodePort := slices.ContainsFunc(s.Ports, func(p endpoints.Port) bool { return p.NodePort != 0 })
+		if ranges && s.Restricted || nodePorts && hasNodePort {
 			p.dirty[n] = struct{}{}
 		}
 	}

@@ -29,14 +29,16 @@ func (p *Proxier) refused(r run, plan *plan, err error) error {
 }
 
 func anyDrifted(r *dataplane.RefusedError) bool {
-	return drifted(r.Err) || slices.ContainsFunc(r.Refusals, func(x dataplane.Refusal) bool { return drifted(x.Err) })
+	return drifted(r.Err) ||
+		slices.ContainsFunc(r.Refusals, func(x dataplane.Refusal) bool { return drifted(x.Err) })
 }
 
 // blame sets those aside whom the kernel named.
 func (p *Proxier) blame(r run, plan *plan, blamed []dataplane.Refusal) {
 	for _, b := range blamed {
 		if n := plan.owner(b.Owner); !p.setAside(r, n, reason(b)) {
-			r.log.Info("The kernel refused to let a service go; writing everything", "service", n, "reason", reason(b))
+			r.log.Info("The kernel refused to let a service go; writing everything", "service", n,
+				"reason", reason(b))
 			p.known = false
 		}
 	}
@@ -106,7 +108,8 @@ func (p *Proxier) blameFull(r run, owners []endpoints.Name, blamed []dataplane.R
 // culprits returns whom a refusal blames, in order. A reason that says nothing about what was
 // written blames nobody.
 func culprits(refused *dataplane.RefusedError) []dataplane.Refusal {
-	return slices.DeleteFunc(slices.Clone(refused.Refusals), func(r dataplane.Refusal) bool { return nobodysFault(r.Err) })
+	return slices.DeleteFunc(slices.Clone(refused.Refusals),
+		func(r dataplane.Refusal) bool { return nobodysFault(r.Err) })
 }
 
 // nobodysFault reports whether an error tells of the kernel's or our own condition.

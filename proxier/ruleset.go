@@ -59,7 +59,9 @@ func (r *ruleset) commit(p *plan) {
 // full returns all that the ruleset holds as additions: what a node cannot do without, then the
 // rest, and the services of the owner numbers from 1. The sequences read the ruleset, so they are
 // valid until it changes.
-func (r *ruleset) full(urgent func(*endpoints.Service) bool) (first, rest iter.Seq[dataplane.Op], owners []endpoints.Name) {
+func (r *ruleset) full(urgent func(*endpoints.Service) bool) (
+	first, rest iter.Seq[dataplane.Op], owners []endpoints.Name,
+) {
 	names := make([]endpoints.Name, 0, len(r.services))
 	for n := range r.services {
 		names = append(names, n)

@@ -246,7 +246,10 @@ func (p *Proxier) plan(names []endpoints.Name) *plan {
 }
 
 func (p *Proxier) want(names []endpoints.Name) wanted {
-	w := wanted{services: p.cfg.Source, dirty: names, absent: p.absent, around: p.around, cidrs: p.rules.cidrs, budget: batchBudget}
+	w := wanted{
+		services: p.cfg.Source, dirty: names, absent: p.absent,
+		around: p.around, cidrs: p.rules.cidrs, budget: batchBudget,
+	}
 	if slices.Contains(names, serviceCIDRs) && !p.absent(serviceCIDRs) {
 		w.cidrs = p.cidrs
 	}
@@ -300,7 +303,8 @@ func (p *Proxier) commit(r run, plan *plan) {
 	}
 	r.report.Services += len(plan.steps)
 	for _, problem := range plan.problems {
-		r.log.Info("Part of a service is not served", "service", problem.Object, "field", problem.Field, "reason", problem.Reason)
+		r.log.Info("Part of a service is not served", "service", problem.Object,
+			"field", problem.Field, "reason", problem.Reason)
 		p.report(problem)
 	}
 }

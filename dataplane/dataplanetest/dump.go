@@ -159,8 +159,8 @@ func (d Dump) Meaning() Dump {
 	return out
 }
 
-// Check returns what cannot be in a ruleset that is complete: a class that does not fit its slots, slots
-// or attributes of frontends that nobody asks for.
+// Check returns what cannot be in a ruleset that is complete: a class that does not fit its
+// slots, slots or attributes of frontends that nobody asks for.
 func (d Dump) Check() error {
 	err := errors.Join(d.CheckSlots(),
 		d.within(dataplane.LocalServices, dataplane.Services),

@@ -42,8 +42,8 @@ func (k *Kernel) Refuse(f func(dataplane.Op) error) {
 	k.refuse = f
 }
 
-// Before has f called before each transaction with what it holds, nil for a Replace. It may sleep. An error is
-// returned as it is, and nothing changes.
+// Before has f called before each transaction with what it holds, nil for a Replace. It may
+// sleep. An error is returned as it is, and nothing changes.
 func (k *Kernel) Before(f func([]dataplane.Op) error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -300,8 +300,8 @@ func validFrontend(f dataplane.Frontend) bool {
 }
 
 // Replace makes the maps hold what first and rest add; affinity entries stay. Without tables it
-// fills new ones: first in one transaction, rest in chunks with verdicts in the last. Otherwise all is one
-// transaction. An error part-way leaves new tables half filled.
+// fills new ones: first in one transaction, rest in chunks with verdicts in the last. Otherwise
+// all is one transaction. An error part-way leaves new tables half filled.
 func (k *Kernel) Replace(ctx context.Context, first, rest iter.Seq[dataplane.Op]) (err error) {
 	if err := k.enter(ctx, nil, true); err != nil {
 		return err
