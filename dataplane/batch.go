@@ -18,6 +18,7 @@ type batch struct {
 	added    [2]map[time.Duration]bool // affinity timeouts that this batch brings
 	refs     []ref
 	elements int
+	destroy  bool // deletions are of elements that need not be there
 
 	// The open list of elements, if open.
 	open      bool
@@ -77,13 +78,24 @@ func (b *batch) add(op *Op) error {
 	if !b.open || full || b.set != op.Set || b.fam != fam || b.del != op.Delete || b.owner != op.Owner || b.timeout != op.Elem.Timeout {
 		b.closeList()
 		b.listStart = len(b.b)
-		b.list = beginElements(&b.messages, fam, st.name, setName(op.Set, op.Elem.Timeout), op.Delete)
+		b.list = beginElements(&b.messages, fam, st.name, setName(op.Set, op.Elem.Timeout), b.verb(op))
 		b.open, b.set, b.fam, b.del, b.owner, b.timeout = true, op.Set, fam, op.Delete, op.Owner, op.Elem.Timeout
 		b.refs = append(b.refs, ref{b.seq, *op})
 	}
 	appendElement(&b.messages, fam, op.Set, &op.Elem, op.Delete)
 	b.elements++
 	return nil
+}
+
+// verb returns the message type of an operation.
+func (b *batch) verb(op *Op) uint8 {
+	switch {
+	case op.Delete && b.destroy:
+		return nftMsgDestroySetElem
+	case op.Delete:
+		return unix.NFT_MSG_DELSETELEM
+	}
+	return unix.NFT_MSG_NEWSETELEM
 }
 
 // wants reports whether the operation belongs to a family. One that makes no sense belongs to
@@ -132,10 +144,13 @@ type nack struct {
 
 // refused builds the error for a transaction that the kernel refused.
 func (b *batch) refused(nacks []nack) error {
-	e := &RefusedError{Err: nacks[0].errno}
+	e := &RefusedError{Err: nacks[0].errno, expired: true}
 	seen := map[uint32]bool{}
 	for _, n := range nacks {
 		i, ok := slices.BinarySearchFunc(b.refs, n.seq, func(r ref, seq uint32) int { return cmp.Compare(r.seq, seq) })
+		if !ok || b.refs[i].op.Set != Affinity || n.errno != unix.ENOENT {
+			e.expired = false
+		}
 		if !ok || seen[b.refs[i].op.Owner] {
 			continue
 		}

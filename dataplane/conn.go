@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -30,6 +31,7 @@ type Conn struct {
 	cfg      Config
 	families []*family
 	flags    uint32 // of tables: owner and persist, where the kernel has them
+	destroy  bool   // the kernel can delete elements that need not be there (6.3)
 
 	mu    sync.Mutex
 	sock  *socket
@@ -152,23 +154,42 @@ func (c *Conn) Apply(ctx context.Context, ops []Op) error {
 			return ErrStale
 		}
 	}
+	var err error
+	for range forgetTries {
+		var b *batch
+		if b, err = c.encode(ops, true); err == nil {
+			err = c.commit(b)
+		}
+		if !c.forgotten(err) {
+			return err
+		}
+	}
+	// Entries expire faster than we can name them. The others must not wait for that.
+	b, err := c.encode(ops, false)
+	if err != nil {
+		return err
+	}
+	return c.commit(b)
+}
+
+// encode makes a transaction of ops, with or without the deletion of affinity entries.
+func (c *Conn) encode(ops []Op, forget bool) (*batch, error) {
 	b := c.newBatch()
+	for _, fam := range c.families {
+		if err := c.forget(b, fam, ops, forget); err != nil {
+			return nil, err
+		}
+	}
 	for i := range ops {
 		op := &ops[i]
-		if op.check() == nil && !c.has(op.family()) {
-			continue
-		}
-		if op.Set == Affinity {
-			if err := c.forget(b, op); err != nil {
-				return err
-			}
+		if op.Set == Affinity || op.check() == nil && !c.has(op.family()) {
 			continue
 		}
 		if err := b.add(op); err != nil {
-			return invalid(op, err)
+			return nil, invalid(op, err)
 		}
 	}
-	return c.commit(b)
+	return b, nil
 }
 
 // commit sends a batch and, if the kernel takes it, remembers what it brought.
@@ -247,20 +268,48 @@ func (c *Conn) transactParts(b *batch) error {
 	return nil
 }
 
-// forget adds the deletion of the affinity entries that op describes. An entry may be gone by the
-// time that the transaction comes, so each is deleted only if it is there.
-func (c *Conn) forget(b *batch, op *Op) error {
-	st := &c.state[op.family().number()]
-	entries, err := c.elements(op.family(), st.name, Affinity, 0)
+// forgetTries is how often a transaction is sent again because an affinity entry expired between
+// its being listed and being deleted. From kernel 6.3 on that is no error.
+const forgetTries = 3
+
+// forgotten reports whether a transaction was refused for nothing but an affinity entry that was
+// gone already.
+func (c *Conn) forgotten(err error) bool {
+	var refused *RefusedError
+	return errors.As(err, &refused) && refused.expired
+}
+
+// forget adds the deletion of the affinity entries of a family that ops describe. All of them are
+// listed to find those, which costs about 10 µs per entry of the family.
+func (c *Conn) forget(b *batch, fam *family, ops []Op, really bool) error {
+	type wish struct {
+		endpoint netip.AddrPort // zero: any
+		owner    uint32
+	}
+	wishes := map[Frontend][]wish{}
+	for i := range ops {
+		if op := &ops[i]; op.Set == Affinity && op.address().IsValid() && op.family() == fam {
+			wishes[op.Elem.Frontend] = append(wishes[op.Elem.Frontend], wish{op.Elem.Endpoint, op.Owner})
+		}
+	}
+	if len(wishes) == 0 || !really {
+		return nil
+	}
+	entries, err := c.elements(fam, c.state[fam.number()].name, Affinity, 0)
 	if err != nil {
 		return fmt.Errorf("list the affinity entries: %w", err)
 	}
+	b.destroy = c.destroy
+	defer func() { b.closeList(); b.destroy = false }()
 	for _, e := range entries {
-		if e.Frontend != op.Elem.Frontend || op.Elem.Endpoint.IsValid() && e.Endpoint != op.Elem.Endpoint {
-			continue
-		}
-		if err := b.add(&Op{Delete: true, Set: Affinity, Elem: e, Owner: op.Owner}); err != nil {
-			return err
+		for _, w := range wishes[e.Frontend] {
+			if w.endpoint.IsValid() && w.endpoint != e.Endpoint {
+				continue
+			}
+			if err := b.add(&Op{Delete: true, Set: Affinity, Elem: e, Owner: w.owner}); err != nil {
+				return err
+			}
+			break
 		}
 	}
 	return nil

@@ -442,3 +442,59 @@ func TestSecondFamilyMissingIsNoError(t *testing.T) {
 	}
 	checkHolds(t, c, seq(v4))
 }
+
+// TestNetnsForgetWhatHasExpired deletes affinity entries that go away by themselves meanwhile, with
+// a kernel that minds and with one that does not.
+func TestNetnsForgetWhatHasExpired(t *testing.T) {
+	f, to := frontend("10.96.0.1:80", 6), netip.MustParseAddrPort("10.244.0.0:8080")
+	other := frontend("10.96.0.2:80", 6)
+	for _, destroy := range []bool{false, true} {
+		c := open(t, Config{NetNS: namespace(t), Layout: testLayout})
+		if destroy && !c.destroy {
+			continue // came with kernel 6.3
+		}
+		c.destroy = destroy
+		ctx := context.Background()
+		if err := c.Replace(ctx, seq(), seq(service(f, 3))); err != nil {
+			t.Fatal(err)
+		}
+		b, err := c.encode(nil, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		gone := Op{Delete: true, Set: Affinity, Elem: Element{Client: netip.MustParseAddr("10.244.9.9"), Frontend: f, Endpoint: to}}
+		b.destroy = destroy
+		if err := b.add(&gone); err != nil {
+			t.Fatal(err)
+		}
+		err = c.commit(b)
+		if destroy && err != nil {
+			t.Errorf("destroying an entry that is not there: %v", err)
+		}
+		if !destroy && !c.forgotten(err) {
+			t.Errorf("deleting an entry that is not there: %v, want a refusal for that alone", err)
+		}
+		if err := c.Apply(ctx, append([]Op{{Delete: true, Set: Affinity, Elem: Element{Frontend: f}}}, service(other, 2)...)); err != nil {
+			t.Fatal(err)
+		}
+		checkHolds(t, c, seq(service(f, 3), service(other, 2)))
+	}
+}
+
+// TestNetnsSmallBuffer sends what does not fit the socket's buffer in several transactions.
+func TestNetnsSmallBuffer(t *testing.T) {
+	c := open(t, Config{NetNS: namespace(t), Layout: testLayout})
+	c.sock.maxSend = 40 << 10
+	ctx := context.Background()
+	ops := seq(service(frontend("10.96.0.1:80", 6), 3000), everySet())
+	for range 2 { // built, then refilled
+		if err := c.Replace(ctx, seq(), ops); err == nil {
+			checkHolds(t, c, ops)
+		} else {
+			t.Fatal(err)
+		}
+		if reason, err := c.Look(); reason != "" || err != nil {
+			t.Errorf("Look = %q, %v", reason, err)
+		}
+	}
+}

@@ -11,14 +11,15 @@ import (
 
 // Attributes that golang.org/x/sys/unix does not name (linux/netfilter/nf_tables.h).
 const (
-	nftaTableUserdata   = 6
-	nftaSetElemKeyEnd   = 10
-	nftaSetDescConcat   = 2
-	nftaSetFieldLen     = 1
-	nftTableFlagOwner   = 0x2
-	nftTableFlagPersist = 0x4 // kernel 6.9
-	nfDrop              = 0   // linux/netfilter.h
-	nfAccept            = 1
+	nftaTableUserdata    = 6
+	nftaSetElemKeyEnd    = 10
+	nftaSetDescConcat    = 2
+	nftaSetFieldLen      = 1
+	nftTableFlagOwner    = 0x2
+	nftTableFlagPersist  = 0x4 // kernel 6.9
+	nftMsgDestroySetElem = 30  // kernel 6.3
+	nfDrop               = 0   // linux/netfilter.h
+	nfAccept             = 1
 )
 
 // Types in the user data of tables and elements, as nft writes them (libnftnl's udata).
@@ -158,10 +159,10 @@ func appendFlush(m *messages, fam *family, table, set string) {
 
 // beginElements opens a message that adds or deletes elements of one set, and endElements closes
 // it.
-func beginElements(m *messages, fam *family, table, set string, del bool) (list int) {
-	msg, flags := uint8(unix.NFT_MSG_NEWSETELEM), uint16(unix.NLM_F_CREATE)
-	if del {
-		msg, flags = unix.NFT_MSG_DELSETELEM, 0
+func beginElements(m *messages, fam *family, table, set string, msg uint8) (list int) {
+	flags := uint16(0)
+	if msg == unix.NFT_MSG_NEWSETELEM {
+		flags = unix.NLM_F_CREATE
 	}
 	m.begin(fam.nfproto, msg, flags)
 	m.string(unix.NFTA_SET_ELEM_LIST_TABLE, table)

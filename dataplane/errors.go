@@ -17,6 +17,8 @@ type RefusedError struct {
 	Refusals []Refusal
 	// Err is the first reason that the kernel gave.
 	Err error
+
+	expired bool // nothing was refused but the deletion of affinity entries that are gone
 }
 
 // Refusal is one owner's part of a refused transaction.

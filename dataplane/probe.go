@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"runtime"
 
 	"github.com/google/nftables/expr"
@@ -48,6 +49,12 @@ func (c *Conn) probe(ctx context.Context) error {
 			c.flags = flags
 		}
 	}
+	c.destroy = c.tryTable(ipv4, 0, func(b *batch) {
+		appendSet(&b.messages, ipv4, probeTable, "probe", &schemas[ClusterIPs], 1)
+		list := beginElements(&b.messages, ipv4, probeTable, "probe", nftMsgDestroySetElem)
+		appendElement(&b.messages, ipv4, ClusterIPs, &Element{Frontend: Frontend{Addr: netip.IPv4Unspecified()}}, true)
+		endElements(&b.messages, list)
+	}) == nil
 	return nil
 }
 

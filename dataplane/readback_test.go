@@ -52,7 +52,7 @@ func randomElement(rng *rand.Rand, s Set, fam *family) Element {
 // bodyOf returns the message that adds elements, from its attributes on.
 func bodyOf(s Set, fam *family, elements ...Element) []byte {
 	var m messages
-	list := beginElements(&m, fam, Table, setName(s, 0), false)
+	list := beginElements(&m, fam, Table, setName(s, 0), unix.NFT_MSG_NEWSETELEM)
 	for i := range elements {
 		appendElement(&m, fam, s, &elements[i], false)
 	}
