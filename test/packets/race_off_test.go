@@ -1,0 +1,5 @@
+//go:build !race
+
+package packets
+
+const raceDetector = false
