@@ -109,6 +109,44 @@ func (c *Conn) Families() []string {
 // Owned reports whether the kernel protects the tables from other writers.
 func (c *Conn) Owned() bool { return c.flags != 0 }
 
+// forgetUnbacked adds the deletion of the affinity entries whose endpoint will be in no slot of
+// their frontend, or whose frontend will have no affinity: it went while nobody looked.
+func (c *Conn) forgetUnbacked(b *batch, fam *family, first, rest iter.Seq[Op]) error {
+	entries, err := c.elements(fam, c.state[fam.number()].name, Affinity, 0)
+	if err != nil || len(entries) == 0 {
+		return err
+	}
+	type backing struct {
+		affine bool
+		slots  map[netip.AddrPort]bool
+	}
+	frontends := map[Frontend]*backing{}
+	for _, e := range entries {
+		frontends[e.Frontend] = &backing{slots: map[netip.AddrPort]bool{}}
+	}
+	for _, seq := range []iter.Seq[Op]{first, rest} {
+		for op := range seq {
+			switch f := frontends[op.Elem.Frontend]; {
+			case f == nil:
+			case op.Set == AffinityOf:
+				f.affine = true
+			case op.Set == Endpoints || op.Set == LocalEndpoints:
+				f.slots[op.Elem.Endpoint] = true
+			}
+		}
+	}
+	b.destroy = c.destroy
+	defer func() { b.closeList(); b.destroy = false }()
+	for _, e := range entries {
+		if f := frontends[e.Frontend]; !f.affine || !f.slots[e.Endpoint] {
+			if err := b.add(&Op{Delete: true, Set: Affinity, Elem: e}); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 // SetLayout says what the rules shall be from now on, and reports whether that differs. If so, a
 // Replace is due: it hands over from the old rules to the new.
 func (c *Conn) SetLayout(l Layout) bool {
@@ -438,7 +476,18 @@ func (c *Conn) addAll(b *batch, fam *family, ops iter.Seq[Op], wanted func(Set) 
 
 // refill fills the adopted table anew, in one transaction. Maps are flushed and filled; interval
 // sets are changed by difference, since a lookup in them can miss in the middle of a transaction.
+// Affinity entries stay if their endpoints do.
 func (c *Conn) refill(fam *family, first, rest iter.Seq[Op]) error {
+	var err error
+	for try := range forgetTries + 1 {
+		if err = c.refillOnce(fam, first, rest, try < forgetTries); !c.forgotten(err) {
+			break
+		}
+	}
+	return err
+}
+
+func (c *Conn) refillOnce(fam *family, first, rest iter.Seq[Op], forget bool) error {
 	st := &c.state[fam.number()]
 	intervals := map[Set]map[Element]bool{}
 	b := c.newBatch()
@@ -469,6 +518,11 @@ func (c *Conn) refill(fam *family, first, rest iter.Seq[Op]) error {
 			if held, ok := intervals[op.Set]; ok && held[op.Elem] {
 				stays[op.Set][op.Elem] = true
 			}
+		}
+	}
+	if forget {
+		if err := c.forgetUnbacked(b, fam, first, rest); err != nil {
+			return err
 		}
 	}
 	for s, held := range intervals {

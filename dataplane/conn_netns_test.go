@@ -281,14 +281,18 @@ func TestNetnsWarmStartKeepsChainsAndAffinity(t *testing.T) {
 	ns := namespace(t)
 	ctx := context.Background()
 	f := frontend("10.96.0.1:80", 6)
-	before, after := seq(service(f, 5), everySet()), seq(service(f, 3), everySet()[:6])
+	affine := []Op{{Set: AffinityOf, Elem: Element{Frontend: f, Timeout: time.Hour}}}
+	before, after := seq(service(f, 5), affine, everySet()), seq(service(f, 3), affine, everySet()[:6])
 	old := open(t, Config{NetNS: ns, Layout: testLayout})
 	if err := old.Replace(ctx, seq(), before); err != nil {
 		t.Fatal(err)
 	}
 	client := Op{Set: Affinity, Elem: Element{Client: netip.MustParseAddr("10.244.9.9"), Frontend: f, Endpoint: netip.MustParseAddrPort("10.244.0.0:8080")}}
-	if err := addAffinityEntry(old, client); err != nil {
-		t.Fatal(err)
+	gone := Op{Set: Affinity, Elem: Element{Client: netip.MustParseAddr("10.244.9.10"), Frontend: f, Endpoint: netip.MustParseAddrPort("10.244.0.4:8080")}}
+	for _, op := range []Op{client, gone} { // the second one's endpoint goes while nobody looks
+		if err := addAffinityEntry(old, op); err != nil {
+			t.Fatal(err)
+		}
 	}
 	was := old.state
 	if _, err := Open(ctx, Config{NetNS: ns}); !errors.Is(err, ErrRunning) {
@@ -496,5 +500,36 @@ func TestNetnsSmallBuffer(t *testing.T) {
 		if reason, err := c.Look(); reason != "" || err != nil {
 			t.Errorf("Look = %q, %v", reason, err)
 		}
+	}
+}
+
+// TestNetnsIntervalsChange replaces ranges by others that overlap them, in one transaction.
+func TestNetnsIntervalsChange(t *testing.T) {
+	c := open(t, Config{NetNS: namespace(t), Layout: testLayout})
+	ctx := context.Background()
+	f := frontend("203.0.113.1:80", 6)
+	ranges := func(cidrs ...string) (ops []Op) {
+		for _, s := range cidrs {
+			p := netip.MustParsePrefix(s)
+			ops = append(ops, Op{Set: AllowedSources, Elem: Element{Frontend: f, Source: p}}, Op{Set: ServiceCIDRs, Elem: Element{Source: p}})
+		}
+		return ops
+	}
+	was := ranges("10.0.0.0/8", "192.168.0.0/16", "172.16.0.0/13", "172.24.0.0/13", "255.255.255.0/24")
+	if err := c.Replace(ctx, seq(), seq(was)); err != nil {
+		t.Fatal(err)
+	}
+	checkHolds(t, c, seq(was))
+	for _, is := range [][]Op{ranges("10.0.0.0/9", "192.168.0.0/17", "172.16.0.0/12"), ranges("0.0.0.0/1", "128.0.0.0/1"), ranges("10.0.0.0/16")} {
+		var ops []Op
+		for _, op := range was {
+			op.Delete = true
+			ops = append(ops, op)
+		}
+		if err := c.Apply(ctx, append(ops, is...)); err != nil {
+			t.Fatal(err)
+		}
+		checkHolds(t, c, seq(is))
+		was = is
 	}
 }

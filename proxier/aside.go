@@ -2,6 +2,7 @@ package proxier
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 	"time"
 
@@ -95,13 +96,12 @@ func (p *Proxier) reportAside(r run, n endpoints.Name, a *aside) {
 		r.log.Error(a.err, "The kernel refused the service CIDRs; they stay as they were", "retry", a.delay)
 		return
 	}
-	r.log.Error(a.err, "The kernel refused a service; it is set aside", "service", n, "retry", a.delay)
 	uid := ""
 	if a.object != nil {
 		uid = a.object.UID
 	}
-	p.report(endpoints.Problem{Kind: "Service", Object: n, UID: uid, Field: "spec",
-		Reason: "the kernel refused it, so it is not served: " + a.err.Error()})
+	p.report(r.log, endpoints.Problem{Kind: "Service", Object: n, UID: uid, Field: "spec",
+		Reason: fmt.Sprintf("the kernel refused it, so it is not served, and tried again in %s: %v", a.delay, a.err)})
 }
 
 // acquit ends the trials of services that the kernel has taken.

@@ -57,6 +57,8 @@ func (f *frontend) lose() { *f = frontend{key: f.key, kind: f.kind, lost: true} 
 type surroundings struct {
 	node     []netip.Addr // all of the node's own addresses; sorted
 	nodePort []netip.Addr // those on which node ports are served; sorted
+
+	noExternalIPs bool // Config.NoExternalIPs
 }
 
 // builder makes the frontends of one service port in one family.
@@ -83,6 +85,9 @@ func (b *builder) build() []frontend {
 	}
 	outside := b.external()
 	for _, a := range s.ExternalIPs {
+		if b.around.noExternalIPs {
+			break
+		}
 		outside.kind = externalIP
 		b.claim(a, p.Port.Port, outside)
 	}

@@ -8,6 +8,8 @@ import (
 	"sync"
 	"time"
 
+	"k8s.io/klog/v2"
+
 	"github.com/weir-project/weir/dataplane"
 	"github.com/weir-project/weir/endpoints"
 )
@@ -99,6 +101,9 @@ type Config struct {
 	// Flows says of which protocols SyncReport.Flows tells. Nil: of none.
 	Flows func(dataplane.Protocol) bool
 
+	// NoExternalIPs leaves spec.externalIPs out (feature gate AllowServiceExternalIPs off).
+	NoExternalIPs bool
+
 	// Urgent says which services a node cannot do without; a full write begins with them. The API
 	// server's and the cluster DNS's are without being named.
 	Urgent func(*endpoints.Service) bool
@@ -151,12 +156,14 @@ func New(cfg Config) (*Proxier, error) {
 	if cfg.RetryMax <= 0 {
 		cfg.RetryMax = 30 * time.Second
 	}
+	around := newSurroundings(cfg.NodeAddrs, cfg.NodePortAddrs)
+	around.noExternalIPs = cfg.NoExternalIPs
 	return &Proxier{
 		cfg:    cfg,
 		rules:  newRuleset(),
 		aside:  make(map[endpoints.Name]*aside),
 		dirty:  make(map[endpoints.Name]struct{}),
-		around: newSurroundings(cfg.NodeAddrs, cfg.NodePortAddrs),
+		around: around,
 		poke:   make(chan struct{}, 1),
 		synced: make(chan struct{}),
 	}, nil
@@ -174,6 +181,7 @@ func (s *surroundings) equal(o *surroundings) bool {
 // SetNodeAddrs tells which addresses the node has now, and on which of them node ports are served.
 func (p *Proxier) SetNodeAddrs(all, nodePort []netip.Addr) {
 	s := newSurroundings(all, nodePort)
+	s.noExternalIPs = p.cfg.NoExternalIPs
 	p.asked.Lock()
 	p.addrs = &s
 	p.asked.Unlock()
@@ -247,10 +255,13 @@ func (p *Proxier) isUrgent(s *endpoints.Service) bool {
 	return p.cfg.Urgent != nil && p.cfg.Urgent(s)
 }
 
-func (p *Proxier) report(problem endpoints.Problem) {
-	if p.cfg.Reporter != nil {
-		p.cfg.Reporter.Report(problem)
+// report tells of a problem: one line in the log is the reporter's to write, if there is one.
+func (p *Proxier) report(log klog.Logger, problem endpoints.Problem) {
+	if p.cfg.Reporter == nil {
+		log.Info("Not served as asked", "kind", problem.Kind, "object", problem.Object, "field", problem.Field, "reason", problem.Reason)
+		return
 	}
+	p.cfg.Reporter.Report(problem)
 }
 
 // changed makes those services dirty that depend on what differs between two surroundings.

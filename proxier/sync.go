@@ -303,9 +303,7 @@ func (p *Proxier) commit(r run, plan *plan) {
 	}
 	r.report.Services += len(plan.steps)
 	for _, problem := range plan.problems {
-		r.log.Info("Part of a service is not served", "service", problem.Object,
-			"field", problem.Field, "reason", problem.Reason)
-		p.report(problem)
+		p.report(r.log, problem)
 	}
 }
 

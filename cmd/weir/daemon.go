@@ -9,10 +9,12 @@ import (
 	"strings"
 	"sync/atomic"
 
+	"github.com/spf13/pflag"
 	"golang.org/x/sync/errgroup"
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/events"
+	"k8s.io/component-base/configz"
 	"k8s.io/component-base/metrics/legacyregistry"
 	"k8s.io/klog/v2"
 
@@ -33,6 +35,7 @@ type daemon struct {
 	ctx    context.Context
 	group  *errgroup.Group
 	logger klog.Logger
+	flags  *pflag.FlagSet // for /flagz
 	cfg    atomic.Pointer[config.Config]
 
 	engine    *endpoints.Engine
@@ -56,8 +59,8 @@ type runner interface{ Run(context.Context) error }
 var recorder *metrics.Recorder
 
 // newDaemon opens what has to be there and writes nothing yet.
-func newDaemon(ctx context.Context, cfg *config.Config) (*daemon, error) {
-	d := &daemon{logger: klog.FromContext(ctx)}
+func newDaemon(ctx context.Context, cfg *config.Config, flags *pflag.FlagSet) (*daemon, error) {
+	d := &daemon{logger: klog.FromContext(ctx), flags: flags}
 	d.group, d.ctx = errgroup.WithContext(ctx)
 	d.cfg.Store(cfg)
 	d.logger.Info("Starting", "version", version, "node", cfg.NodeName)
@@ -104,7 +107,8 @@ func (d *daemon) assemble(reporter endpoints.Reporter) (err error) {
 	d.addresses = &nodeAddresses{
 		override: cfg.NodeIPs, fallback: primaryAddrs, nodePort: cfg.NodePortAddresses, logger: d.logger, machine: machine}
 	d.proxy, err = proxier.New(proxier.Config{
-		Source: d.engine, Kernel: d.kernel, Reporter: reporter, Observer: d, Flows: d.cleaner.Wants, MinSyncPeriod: cfg.MinSyncPeriod})
+		Source: d.engine, Kernel: d.kernel, Reporter: reporter, Observer: d, Flows: d.cleaner.Wants,
+		NoExternalIPs: !cfg.Enabled("AllowServiceExternalIPs"), MinSyncPeriod: cfg.MinSyncPeriod})
 	if err != nil {
 		return err
 	}
@@ -158,9 +162,10 @@ func (d *daemon) run() error {
 	serve(health.Server{Name: "healthz", Addr: address(cfg.HealthzAddress), Handler: d.health.Handler(),
 		HardFail: cfg.BindAddressHardFail, Failed: d.nodeEvent("FailedToStartProxierHealthcheck")})
 	serve(health.Server{Name: "metrics", Addr: address(cfg.MetricsAddress), HardFail: cfg.BindAddressHardFail,
-		Handler: metrics.Mux(metrics.Config{Version: version, Profiling: cfg.Profiling}),
+		Handler: metrics.Mux(metrics.Config{Version: version, Profiling: cfg.Profiling, Flags: d.flagz(), NoStatusz: !cfg.Enabled("ComponentStatusz")}),
 		Failed:  d.nodeEvent("FailedToStartMetricServer")})
 
+	d.showConfig()
 	d.group.Go(func() error { return d.source.Run(d.ctx) })
 	d.group.Go(func() error { return d.proxy.Run(d.ctx) })
 	d.group.Go(func() error { return d.cleaner.Run(d.ctx) })
@@ -193,6 +198,26 @@ func address(a netip.AddrPort) string {
 	return a.String()
 }
 
+// flagz returns what /flagz shows, nil if it is not to be.
+func (d *daemon) flagz() *pflag.FlagSet {
+	if !d.cfg.Load().Enabled("ComponentFlagz") {
+		return nil
+	}
+	return d.flags
+}
+
+// showConfig puts the configuration in force on /configz.
+func (d *daemon) showConfig() {
+	const name = "kubeproxy.config.k8s.io"
+	configz.Delete(name)
+	page, err := configz.New(name)
+	if err != nil {
+		d.logger.Error(err, "Showing the configuration on /configz")
+		return
+	}
+	page.Set(d.cfg.Load().KubeProxy())
+}
+
 // apply takes up a changed configuration as far as it can while running, and reports whether the
 // rest takes a restart.
 func (d *daemon) apply(cfg *config.Config) (restart bool) {
@@ -203,6 +228,7 @@ func (d *daemon) apply(cfg *config.Config) (restart bool) {
 	}
 	d.logger.Info("The configuration has changed", "fields", live)
 	d.cfg.Store(cfg)
+	d.showConfig()
 	d.addresses.setPolicy(cfg.NodePortAddresses)
 	d.proxy.SetMinSyncPeriod(cfg.MinSyncPeriod)
 	if err := cfg.ApplyLogLevel(); err != nil {

@@ -38,7 +38,7 @@ func (l *problemLog) Report(p endpoints.Problem) {
 	if p.Source != "" {
 		keys = append(keys, "source", p.Source)
 	}
-	l.logger.Info("Setting aside what makes no sense", keys...)
+	l.logger.Info("Not served as asked", keys...)
 	if l.event != nil {
 		l.event(p)
 	}

@@ -7,6 +7,7 @@ import (
 	"os"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
 	"k8s.io/klog/v2"
 
@@ -61,7 +62,7 @@ func run(cmd *cobra.Command, options *config.Options) error {
 		return initialize(cfg)
 	}
 	for {
-		next, err := runUntilChange(cmd.Context(), options, cfg)
+		next, err := runUntilChange(cmd.Context(), options, cfg, cmd.Flags())
 		if err != nil || next == nil {
 			return err
 		}
@@ -98,7 +99,7 @@ func setConntrack(cfg *config.Config) error {
 
 // runUntilChange runs the daemon until ctx ends, and then returns nil, or until the configuration
 // file changes in a way that takes a restart, and then returns what it says now.
-func runUntilChange(ctx context.Context, options *config.Options, cfg *config.Config) (*config.Config, error) {
+func runUntilChange(ctx context.Context, options *config.Options, cfg *config.Config, flags *pflag.FlagSet) (*config.Config, error) {
 	logger := klog.FromContext(ctx)
 	// Not fatal: a read-only /proc/sys, or a container without the right, is common.
 	if err := initialize(cfg); err != nil && !errors.Is(err, unix.EPERM) && !errors.Is(err, unix.EACCES) && !errors.Is(err, unix.EROFS) {
@@ -108,7 +109,7 @@ func runUntilChange(ctx context.Context, options *config.Options, cfg *config.Co
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	d, err := newDaemon(ctx, cfg)
+	d, err := newDaemon(ctx, cfg, flags)
 	if err != nil {
 		return nil, err
 	}

@@ -204,7 +204,7 @@ func (c *Config) Write() error {
 // together with the flags that stand in a comment at its top: kube-proxy's format has no words for
 // them.
 func (c *Config) Marshal() ([]byte, error) {
-	data, err := yaml.Marshal(c.kubeProxy())
+	data, err := yaml.Marshal(c.KubeProxy())
 	if err != nil {
 		return nil, fmt.Errorf("encode configuration: %w", err)
 	}
@@ -261,8 +261,8 @@ func texts[T fmt.Stringer](list []T) []string {
 	return s
 }
 
-// kubeProxy says c in kube-proxy's words, so that both would do the same.
-func (c *Config) kubeProxy() *v1alpha1.KubeProxyConfiguration {
+// KubeProxy says c in kube-proxy's words, so that both would do the same.
+func (c *Config) KubeProxy() *v1alpha1.KubeProxyConfiguration {
 	out := &v1alpha1.KubeProxyConfiguration{
 		TypeMeta:     metav1.TypeMeta{APIVersion: v1alpha1.SchemeGroupVersion.String(), Kind: kind},
 		FeatureGates: c.FeatureGates,
