@@ -7,11 +7,4 @@ package packets
 var pending = map[string]string{}
 
 // pendingWorlds lists worlds with which weir does not start yet.
-var pendingWorlds = map[string]string{
-	"masquerade-all":   "weir run has no --masquerade-all",
-	"interface-prefix": "weir run has no --detect-local-mode",
-	"bridge-interface": "weir run has no --detect-local-mode",
-	"node-cidr":        "weir run has no --detect-local-mode",
-	"address-ranges":   "weir run has no --nodeport-addresses",
-	"all-addresses":    "weir run has no --nodeport-addresses",
-}
+var pendingWorlds = map[string]string{}

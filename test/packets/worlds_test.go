@@ -93,7 +93,7 @@ var worlds = []world{
 			{"source ranges and the cluster IP", "client2", "ranges", "podA podX as node"},
 			{"range in one family, IPv4", "client", "range4/lb v4", "podA podX as node"},
 			{"range in one family, outside of it", "client2", "range4/lb v4", "dropped"},
-			{"range in one family closes the other", "client client2", "range4/lb v6", "dropped"},
+			{"range in one family leaves the other open", "client client2", "range4/lb v6", "podA podX as node"},
 			{"range of everybody", "client client2 podC node", "open/lb", "podA podX as node"},
 			{"source ranges and externalTrafficPolicy Local", "client", "preserving/lb", "podA"},
 			{"source ranges and externalTrafficPolicy Local, outside", "client2 podC node", "preserving/lb", "dropped"},

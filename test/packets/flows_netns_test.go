@@ -1,0 +1,120 @@
+//go:build linux
+
+package packets
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/weir-project/weir/internal/netlab"
+)
+
+// What becomes of flows that are under way when their service changes. A flow is one source port.
+func TestNetnsFlows(t *testing.T) {
+	t.Parallel()
+	lab, _ := newLab(t, netlab.Config{})
+	d := newDaemon(t, lab, clusterCIDR...)
+	w := world{name: "flows", steps: []step{{}}}
+	if err := d.first(&w); err != nil {
+		t.Fatal(err)
+	}
+	show := func(t *testing.T, over string) {
+		t.Helper()
+		files, err := w.files(step{over: over})
+		if err == nil {
+			err = d.show(files)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	port := uint16(5000)
+	nextPort := func() uint16 { port++; return port }
+	for _, f := range familiesOf(lab) {
+		addr := func(s string, port uint16) netip.AddrPort {
+			a, err := f.addr(s)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return netip.AddrPortFrom(a, port)
+		}
+		web, node, external := addr("10.96.0.10", 80), addr("172.31.0.11", 31180), addr("203.0.113.120", 80)
+		for _, tt := range []struct {
+			name, from    string
+			before, after string // steps
+			dst           netip.AddrPort
+			then          string // who answers after the change, or what becomes of it
+		}{
+			{"endpoint replaced", "podC", "", "replaced", web, "podB"},
+			{"endpoint replaced, client", "client", "", "replaced", web, "podB"},
+			{"endpoint replaced, node", "node", "", "replaced", web, "podB"},
+			{"endpoint replaced, node port", "client", "", "replaced", node, "podB"},
+			{"endpoint replaced, external IP", "client", "", "replaced", external, "podB"},
+			{"endpoint added: the flow stays", "podC", "", "added", web, "podA"},
+			{"scaled to zero", "podC", "", "scaled-to-zero", web, "refused"},
+			{"scaled to zero, node port", "client", "", "scaled-to-zero", node, "refused"},
+			{"service removed", "podC", "", "removed", web, "dropped"},
+			{"service removed, node port", "client", "", "removed", node, "refused"}, // by the host
+			{"begun before the service", "podC", "", "appeared", addr("203.0.113.121", 80), "podB"},
+			{"begun before the service, client", "client", "", "appeared", addr("203.0.113.121", 80), "podB"},
+			{"begun before the node port", "client", "", "appeared", addr("172.31.0.11", 31181), "podB"},
+			{"begun before the cluster IP, dropped", "podC", "", "appeared", addr("10.96.0.11", 80), "podB"},
+			{"begun without endpoints", "podC", "scaled-to-zero", "", web, "podA"},
+		} {
+			t.Run(fmt.Sprintf("UDP IPv%d/%s", f, tt.name), func(t *testing.T) {
+				show(t, tt.before)
+				host, port := lab.Host(tt.from), nextPort()
+				probe := func() netlab.Result {
+					return host.Probe(netlab.UDP, tt.dst, netlab.ProbeOptions{Timeout: 300 * time.Millisecond, Port: port})
+				}
+				first := probe()
+				if tt.before == "" && tt.after != "appeared" && first.Name != "podA" {
+					t.Fatalf("before: %s", first)
+				}
+				show(t, tt.after)
+				var got netlab.Result
+				for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); {
+					if got = probe(); got.Name == tt.then || got.Outcome != netlab.Answered && got.Outcome.String() == tt.then {
+						return
+					}
+				}
+				t.Errorf("%s to %s: %s; want %s", tt.from, tt.dst, got, tt.then)
+			})
+		}
+		t.Run(fmt.Sprintf("TCP IPv%d/a connection outlives its endpoint's place in the service, and weir", f), func(t *testing.T) {
+			show(t, "")
+			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+			defer cancel()
+			c, err := lab.Host("podC").Dial(ctx, "tcp", web.String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			ask := func(when string) {
+				t.Helper()
+				_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+				if got, err := netlab.Ask(c); err != nil || got.Name != "podA" {
+					t.Errorf("%s: %+v, %v", when, got, err)
+				}
+			}
+			ask("at first")
+			show(t, "replaced")
+			ask("replaced")
+			show(t, "scaled-to-zero")
+			ask("scaled to zero")
+			d.kill()
+			ask("killed")
+			d.start()
+			ask("started again")
+			show(t, "removed")
+			ask("removed")
+		})
+	}
+	d.stop()
+	for _, line := range d.troubles() {
+		t.Error("weir logs ", line)
+	}
+}
