@@ -91,7 +91,7 @@ func (d *daemon) cleanFlows(r proxier.SyncReport) {
 }
 
 func (d *daemon) flowsCleaned(r conntrack.Report) {
-	if r.Err != nil {
+	if r.Err != nil && d.ctx.Err() == nil { // that we are stopped in the middle of it is no failure
 		d.logger.Error(r.Err, "Removing stale flows", "frontends", r.Jobs)
 	}
 	for f, n := range map[endpoints.Family][2]int{
