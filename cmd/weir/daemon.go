@@ -172,6 +172,7 @@ func (d *daemon) run() error {
 	d.group.Go(func() error { return d.checks.Run(d.ctx) })
 	d.group.Go(func() error { return nodeaddrs.Watch(d.ctx, 0, d.addresses.setMachine) })
 	d.group.Go(func() error { return d.kernel.Watch(d.ctx, d.rulesetChanged) })
+	d.group.Go(d.takeOver)
 	if d.events != nil {
 		d.events.Eventf(d.nodeReference(), nil, v1.EventTypeNormal, "Starting", "StartWeir", "")
 	}
