@@ -40,8 +40,12 @@ kernel when it stops, so that connections go on; weir cleanup removes it.`,
 // run does what the flags ask for: run the daemon, mostly.
 func run(cmd *cobra.Command, options *config.Options) error {
 	cfg, warnings, err := options.Complete()
-	if err != nil {
+	var fault *config.Error
+	if errors.As(err, &fault) && fault.File == "" {
 		return usageError{cmd.CommandPath(), err}
+	}
+	if err != nil {
+		return err
 	}
 	switch {
 	case cfg.ShowVersion:

@@ -41,9 +41,8 @@ type Config struct {
 	FeatureGates map[string]bool
 	Logging      logsapi.LoggingConfiguration
 
-	ResetStaleTCP    bool   // reset TCP connections to endpoints that are gone
-	ReplaceKubeProxy bool   // remove kube-proxy's rules after the first sync
-	Socket           string // path of the socket for status, trace and the like; "": none
+	ResetStaleTCP    bool // reset TCP connections to endpoints that are gone
+	ReplaceKubeProxy bool // remove kube-proxy's rules after the first sync
 
 	// What to do instead of running, in this order of precedence.
 	ShowVersion   bool

@@ -170,7 +170,6 @@ func TestDefaults(t *testing.T) {
 		},
 		OOMScoreAdj: -999,
 		Logging:     New().logging,
-		Socket:      "/run/weir/weir.sock",
 	}
 	got, _, err := parse(t).Complete()
 	if err != nil {
@@ -346,7 +345,7 @@ func TestWarnings(t *testing.T) {
 			[]Warning{"without effect: iptables.masqueradeAll, iptables.minSyncPeriod"}},
 		{"feature gates", "mode: nftables\nclusterCIDR: 10.0.0.0/8\nfeatureGates: {WinDSR: false, ComponentFlagz: true, KubeProxyIPVS: true}", nil,
 			[]Warning{"feature gates without effect: KubeProxyIPVS, WinDSR"}},
-		{"flags beside a file", "mode: nftables\nclusterCIDR: 10.0.0.0/8", []string{"--cluster-cidr=1.0.0.0/8", "--healthz-port=1", "-v=2", "--socket=/s"},
+		{"flags beside a file", "mode: nftables\nclusterCIDR: 10.0.0.0/8", []string{"--cluster-cidr=1.0.0.0/8", "--healthz-port=1", "-v=2"},
 			[]Warning{"ignored beside --config: --cluster-cidr, --healthz-port"}},
 		{"flags without effect", "", []string{"--cluster-cidr=1.0.0.0/8", "--iptables-masquerade-bit=3", "--ipvs-strict-arp", "--boot-id-file=x", "--ipvs-sync-period=1s"},
 			[]Warning{"without effect: --boot-id-file, --iptables-masquerade-bit, --ipvs-sync-period, --ipvs-strict-arp"}},

@@ -26,9 +26,6 @@ const (
 	defaultMin           = 128 << 10
 	defaultEstablished   = 24 * time.Hour
 	defaultCloseWait     = time.Hour
-
-	// defaultSocket is where the commands that look inside find the daemon.
-	defaultSocket = "/run/weir/weir.sock"
 )
 
 // setDefaults fills in what c does not say, as kube-proxy would, except for minSyncPeriod. The

@@ -34,7 +34,6 @@ var settings = []setting{
 	{"logging", false, func(c *Config) any { return loggingText(c) }},
 	{"--reset-stale-tcp", false, func(c *Config) any { return c.ResetStaleTCP }},
 	{"--replace-kube-proxy", false, func(c *Config) any { return c.ReplaceKubeProxy }},
-	{"--socket", false, func(c *Config) any { return c.Socket }},
 }
 
 // loggingText is the part of the logging configuration that is applied once.

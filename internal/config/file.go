@@ -247,7 +247,6 @@ func (c *Config) ownFlags() []string {
 	add("node-ip", joined(c.NodeIPs), len(c.NodeIPs) > 1)
 	add("reset-stale-tcp", "true", c.ResetStaleTCP)
 	add("replace-kube-proxy", "true", c.ReplaceKubeProxy)
-	add("socket", c.Socket, c.Socket != defaultSocket)
 	return flags
 }
 

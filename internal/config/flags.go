@@ -146,7 +146,6 @@ func (o *Options) addOwnFlags(fs *pflag.FlagSet) {
 		"It is taken before that of --config. Default: 0s, sync whenever something has changed.")
 	fs.BoolVar(&o.own.ResetStaleTCP, "reset-stale-tcp", false, "Reset TCP connections to endpoints that are gone, in place of letting them hang. Default: false.")
 	fs.BoolVar(&o.own.ReplaceKubeProxy, "replace-kube-proxy", false, "Remove the rules that a stopped kube-proxy has left behind, after the first sync. Default: false.")
-	fs.StringVar(&o.own.Socket, "socket", defaultSocket, "Path of the Unix socket that status, trace and the like ask. Empty: none.")
 }
 
 func deprecate(fs *pflag.FlagSet, name, instead string) {
