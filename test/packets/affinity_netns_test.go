@@ -120,16 +120,7 @@ func TestNetnsAffinity(t *testing.T) {
 	if err := d.first(&w); err != nil {
 		t.Fatal(err)
 	}
-	show := func(t *testing.T, over string) {
-		t.Helper()
-		files, err := w.files(step{over: over})
-		if err == nil {
-			err = d.show(files)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
+	show := func(t *testing.T, over string) { t.Helper(); d.turn(t, &w, over) }
 	look := func(t *testing.T) []map[netip.Addr]string {
 		t.Helper()
 		var pictures []map[netip.Addr]string
@@ -214,10 +205,7 @@ func TestNetnsAffinity(t *testing.T) {
 			t.Run(l.String(), func(t *testing.T) { testExpiry(t, l) })
 		}
 	})
-	d.stop()
-	for _, line := range d.troubles() {
-		t.Error("weir logs ", line)
-	}
+	d.finish(t)
 }
 
 // testExpiry tries an affinity of 3 seconds: that each connection renews it, and that it ends.

@@ -121,7 +121,15 @@ func (d *daemon) logged() string {
 	return string(text)
 }
 
-// troubles returns the lines of the log that no test wants to see.
+// finish stops weir and fails the test if there is anything in the log that no test wants to see.
+func (d *daemon) finish(t *testing.T) {
+	t.Helper()
+	d.stop()
+	for _, line := range d.troubles() {
+		t.Error("weir logs ", line)
+	}
+}
+
 func (d *daemon) troubles() (list []string) {
 	for line := range strings.Lines(d.logged()) {
 		panicked := strings.HasPrefix(line, "panic:") || strings.HasPrefix(line, "fatal error:") || strings.Contains(line, "DATA RACE")
@@ -203,6 +211,33 @@ addressType: IPv6
 ports: [{port: 8080}]
 endpoints: [{addresses: ["fd00:10:244:1::10"]}]
 `
+
+// first starts weir with the files of a world's first step.
+func (d *daemon) first(w *world) error {
+	files, err := w.files(w.steps[0])
+	if err == nil {
+		_, err = d.put(files)
+	}
+	if err == nil {
+		err = d.tryStart()
+	}
+	if err == nil {
+		err = d.settle(1)
+	}
+	return err
+}
+
+// turn lays a world's subdirectory over it, in place of the one before; "" is the world itself.
+func (d *daemon) turn(t *testing.T, w *world, over string) {
+	t.Helper()
+	files, err := w.files(step{over: over})
+	if err == nil {
+		err = d.show(files)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
 
 // settle writes a marker and waits until it answers, some times over. A marker is written when everything
 // else has been, and its name makes it the file that is read first: then what is read after it is not

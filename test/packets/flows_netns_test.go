@@ -21,16 +21,7 @@ func TestNetnsFlows(t *testing.T) {
 	if err := d.first(&w); err != nil {
 		t.Fatal(err)
 	}
-	show := func(t *testing.T, over string) {
-		t.Helper()
-		files, err := w.files(step{over: over})
-		if err == nil {
-			err = d.show(files)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
+	show := func(t *testing.T, over string) { t.Helper(); d.turn(t, &w, over) }
 	port := uint16(5000)
 	nextPort := func() uint16 { port++; return port }
 	for _, f := range familiesOf(lab) {
@@ -113,8 +104,5 @@ func TestNetnsFlows(t *testing.T) {
 			ask("removed")
 		})
 	}
-	d.stop()
-	for _, line := range d.troubles() {
-		t.Error("weir logs ", line)
-	}
+	d.finish(t)
 }

@@ -60,31 +60,13 @@ func fresh(t *testing.T, lab *netlab.Lab, witness *witness, w world) {
 			report(t, outcomes)
 		}
 	}
-	d.stop()
+	d.finish(t)
 	for _, want := range w.logs {
 		if !strings.Contains(d.logged(), want) {
 			t.Errorf("not in the log: %q", want)
 		}
 	}
-	for _, line := range d.troubles() {
-		t.Error("weir logs ", line)
-	}
 	t.Logf("%s", time.Since(began).Round(time.Millisecond))
-}
-
-// first starts weir with the files of a world's first step.
-func (d *daemon) first(w *world) error {
-	files, err := w.files(w.steps[0])
-	if err == nil {
-		_, err = d.put(files)
-	}
-	if err == nil {
-		err = d.tryStart()
-	}
-	if err == nil {
-		err = d.settle(1)
-	}
-	return err
 }
 
 // startFailed reports that weir did not start, which may be pending.
@@ -161,10 +143,7 @@ func longLived(t *testing.T, lab *netlab.Lab, witness *witness, worlds []world, 
 	if _, err := s.hold(""); err != nil {
 		t.Error(err)
 	}
-	d.stop()
-	for _, line := range d.troubles() {
-		t.Error("weir logs ", line)
-	}
+	d.finish(t)
 	if err := d.cleanup(); err != nil {
 		t.Error(err)
 	}

@@ -74,6 +74,12 @@ var worlds = []world{
 		}},
 	}},
 
+	{name: "no-external-ips", dir: "external-ip", flags: append([]string{"--feature-gates", "AllowServiceExternalIPs=false"}, clusterCIDR...), steps: []step{{packets: []packet{
+		{"external IP", "client podC node", "web/external", "unserved"},
+		{"external IP without endpoints", "client podC node", "empty/external", "unserved"},
+		{"cluster IP", "podC", "web", "podA podB podX"},
+	}}}},
+
 	{name: "load-balancer", flags: clusterCIDR, steps: []step{
 		{packets: []packet{
 			{"client", "client", "web/lb", "podA podB podX as node"},
