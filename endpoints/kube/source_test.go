@@ -355,6 +355,44 @@ func TestNothingToRead(t *testing.T) {
 	}
 }
 
+// TestForbiddenForAMoment restarts an API server that, as they do, forbids everything until it has
+// read its roles. What was known of the ServiceCIDRs stays, and what has changed is read soon.
+func TestForbiddenForAMoment(t *testing.T) {
+	forbid := func(api *apiServer, status int) {
+		api.mu.Lock()
+		defer api.mu.Unlock()
+		for path := range kinds {
+			api.refuse[path] = status
+		}
+	}
+	cidr := func(name, prefix string) *networkingv1.ServiceCIDR {
+		return &networkingv1.ServiceCIDR{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: networkingv1.ServiceCIDRSpec{CIDRs: []string{prefix}}}
+	}
+	api := newAPIServer()
+	api.set(pathCIDRs, cidr("one", "10.96.0.0/16"))
+	forbid(api, http.StatusForbidden)
+	e, _ := run(t, serve(t, api).URL)
+	time.Sleep(300 * time.Millisecond)
+	if e.Synced() {
+		t.Fatal("synced with a server that forbids everything")
+	}
+	forbid(api, 0)
+	eventually(t, "synced", e.Synced)
+	if c := e.Take(); fmt.Sprint(c.ServiceCIDRs) != "[10.96.0.0/16]" {
+		t.Errorf("synced with the ranges %v", c.ServiceCIDRs)
+	}
+
+	forbid(api, http.StatusForbidden)
+	api.drop()
+	api.set(pathCIDRs, cidr("two", "10.95.0.0/16"))
+	time.Sleep(300 * time.Millisecond)
+	if c := e.Take(); fmt.Sprint(c.ServiceCIDRs) != "[10.96.0.0/16]" {
+		t.Errorf("forbidden: the ranges are %v", c.ServiceCIDRs)
+	}
+	forbid(api, 0)
+	eventually(t, "another range", func() bool { return fmt.Sprint(e.Take().ServiceCIDRs) == "[10.95.0.0/16 10.96.0.0/16]" })
+}
+
 // TestServerComesLate starts before the API server does.
 func TestServerComesLate(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
