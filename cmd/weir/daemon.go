@@ -86,7 +86,7 @@ func (d *daemon) assemble(reporter endpoints.Reporter) (err error) {
 	for _, name := range d.kernel.Families() {
 		d.families = append(d.families, map[string]endpoints.Family{"ip": endpoints.IPv4, "ip6": endpoints.IPv6}[name])
 	}
-	d.logger.V(1).Info("The kernel has what is needed", "families", d.families, "ownedTables", d.kernel.Owned())
+	d.logger.V(1).Info("The kernel has what is needed", "families", d.kernel.Families(), "ownedTables", d.kernel.Owned())
 	if recorder == nil {
 		recorder = metrics.NewRecorder(d.families, legacyregistry.MustRegister)
 	}
