@@ -12,6 +12,39 @@ import (
 	"github.com/weir-project/weir/internal/netlab"
 )
 
+// testFlowsStay begins flows and sees whether they are still led to the same endpoints some seconds later.
+func testFlowsStay(t *testing.T, from *netlab.Host, frontends []netip.AddrPort, nextPort func() uint16) {
+	t.Helper()
+	type flow struct {
+		to   netip.AddrPort
+		port uint16
+	}
+	first := map[flow]string{}
+	probe := func(f flow) string {
+		r := from.Probe(netlab.UDP, f.to, netlab.ProbeOptions{Timeout: 4 * time.Second, Port: f.port})
+		if r.Outcome != netlab.Answered {
+			t.Errorf("%s to %s: %s", from.Name, f.to, r)
+		}
+		return r.By
+	}
+	for _, to := range frontends {
+		for range 20 {
+			f := flow{to, nextPort()}
+			first[f] = probe(f)
+		}
+	}
+	time.Sleep(2500 * time.Millisecond)
+	moved := 0
+	for f, by := range first {
+		if probe(f) != by {
+			moved++
+		}
+	}
+	if moved > 0 {
+		t.Errorf("%d of %d flows were led to another endpoint in the midst of it", moved, len(first))
+	}
+}
+
 // What becomes of flows that are under way when their service changes. A flow is one source port.
 func TestNetnsFlows(t *testing.T) {
 	t.Parallel()
@@ -75,6 +108,11 @@ func TestNetnsFlows(t *testing.T) {
 				t.Errorf("%s to %s: %s; want %s", tt.from, tt.dst, got, tt.then)
 			})
 		}
+		t.Run(fmt.Sprintf("UDP IPv%d/the flows of a new owner stay", f), func(t *testing.T) {
+			show(t, "")
+			show(t, "handed-over")
+			testFlowsStay(t, lab.Host("podC"), []netip.AddrPort{addr("10.96.0.20", 80), addr("203.0.113.125", 80), addr("172.31.0.11", 31190)}, nextPort)
+		})
 		t.Run(fmt.Sprintf("TCP IPv%d/a connection outlives its endpoint's place in the service, and weir", f), func(t *testing.T) {
 			show(t, "")
 			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
