@@ -16,13 +16,14 @@ type Flow struct {
 	Gone     bool   // it is no longer served
 }
 
-// flows returns the frontends that a plan touches, of the protocols that are wanted. It must be
-// called before the plan is committed.
+// flows returns the frontends that a plan touches, of the protocols that are wanted. One that passes
+// from a service to another comes twice, first as gone and then as what it is now. It must be called
+// before the plan is committed.
 func (p *plan) flows(wanted func(dataplane.Protocol) bool) []Flow {
 	if wanted == nil {
 		return nil
 	}
-	var flows []Flow
+	var gone, flows []Flow
 	for _, s := range p.steps {
 		for c := range s.changes {
 			f := Flow{Service: s.entry.name, Appeared: c.old == &none, Gone: c.new == &none}
@@ -31,12 +32,16 @@ func (p *plan) flows(wanted func(dataplane.Protocol) bool) []Flow {
 				key, port = c.old, c.was
 			}
 			f.Frontend, f.Port = key.key, port.number
-			if wanted(f.Frontend.Protocol) {
+			switch {
+			case !wanted(f.Frontend.Protocol):
+			case f.Gone:
+				gone = append(gone, f)
+			default:
 				flows = append(flows, f)
 			}
 		}
 	}
-	return flows
+	return append(gone, flows...)
 }
 
 // NoLocal counts service ports that have endpoints, but none on this node where a policy Local
