@@ -104,6 +104,9 @@ type Config struct {
 	// NoExternalIPs leaves spec.externalIPs out (feature gate AllowServiceExternalIPs off).
 	NoExternalIPs bool
 
+	// NoIPv6 says that the kernel has no IPv6: what is planned for it is not written.
+	NoIPv6 bool
+
 	// Urgent says which services a node cannot do without; a full write begins with them. The API
 	// server's and the cluster DNS's are without being named.
 	Urgent func(*endpoints.Service) bool

@@ -258,7 +258,7 @@ func (p *Proxier) want(names []endpoints.Name) wanted {
 
 // apply has the kernel take a plan, and commits it.
 func (p *Proxier) apply(r run, plan *plan) error {
-	ops := plan.ops()
+	ops := slices.DeleteFunc(plan.ops(), p.unserved)
 	if len(ops) > 0 {
 		r.report.Transactions++
 		if err := p.cfg.Kernel.Apply(r, ops); err != nil {
@@ -278,10 +278,10 @@ func (p *Proxier) apply(r run, plan *plan) error {
 // count counts an operation that the kernel has taken.
 func (rep *SyncReport) count(op dataplane.Op) {
 	rep.Ops++
-	if op.Elem.Frontend.Addr.Is4() || op.Elem.Source.Addr().Is4() {
-		rep.OpsIPv4++
-	} else {
+	if isIPv6(op) {
 		rep.OpsIPv6++
+	} else {
+		rep.OpsIPv4++
 	}
 }
 
@@ -321,7 +321,7 @@ func (p *Proxier) replace(r run) error {
 		first, rest, owners := p.rules.full(p.isUrgent)
 		var one, two SyncReport
 		r.report.Transactions++
-		err := p.cfg.Kernel.Replace(r, one.counting(first), two.counting(rest))
+		err := p.cfg.Kernel.Replace(r, one.counting(p.served(first)), two.counting(p.served(rest)))
 		if err == nil {
 			p.known = true
 			p.acquit(slices.Collect(maps.Keys(p.aside)))
@@ -333,6 +333,27 @@ func (p *Proxier) replace(r run) error {
 		var refused *dataplane.RefusedError
 		if !errors.As(err, &refused) || !p.blameFull(r, owners, culprits(refused)) {
 			return err
+		}
+	}
+}
+
+// unserved reports whether an operation is of a family that the kernel does not have.
+func (p *Proxier) unserved(op dataplane.Op) bool { return p.cfg.NoIPv6 && isIPv6(op) }
+
+func isIPv6(op dataplane.Op) bool {
+	return !op.Elem.Frontend.Addr.Is4() && !op.Elem.Source.Addr().Is4()
+}
+
+// served returns those of ops that the kernel has the family of.
+func (p *Proxier) served(ops iter.Seq[dataplane.Op]) iter.Seq[dataplane.Op] {
+	if !p.cfg.NoIPv6 {
+		return ops
+	}
+	return func(yield func(dataplane.Op) bool) {
+		for op := range ops {
+			if !p.unserved(op) && !yield(op) {
+				return
+			}
 		}
 	}
 }

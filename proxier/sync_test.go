@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -528,5 +529,29 @@ func TestAffinityIsForgottenTwice(t *testing.T) {
 func TestConfigIsChecked(t *testing.T) {
 	if _, err := New(Config{}); err == nil {
 		t.Error("a Proxier without source and kernel")
+	}
+}
+
+func TestNothingIsWrittenForAFamilyThatIsNotThere(t *testing.T) {
+	for _, noIPv6 := range []bool{false, true} {
+		inBubble(t, func(c *Config, _ *dataplanetest.Kernel) { c.NoIPv6 = noIPv6 }, func(l *loop) {
+			dual := service(1)
+			dual.ClusterIPs = append(dual.ClusterIPs, netip.MustParseAddr("fd00:10:96::1"))
+			l.syncSource(dual)
+			synctest.Wait()
+			l.engine.SetSlice(slice(dual.Name, 1))
+			synctest.Wait()
+			six := 0
+			for _, elements := range l.kernel.Dump() {
+				for _, e := range elements {
+					if e.Frontend.Addr.IsValid() && !e.Frontend.Addr.Is4() {
+						six++
+					}
+				}
+			}
+			if r := l.reports[0]; (six == 0) != noIPv6 || (r.OpsIPv6 == 0) != noIPv6 || r.OpsIPv4 == 0 {
+				t.Errorf("NoIPv6 %v: %d elements of IPv6 in the kernel, report %+v", noIPv6, six, r)
+			}
+		})
 	}
 }

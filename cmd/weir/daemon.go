@@ -108,7 +108,7 @@ func (d *daemon) assemble(reporter endpoints.Reporter) (err error) {
 		override: cfg.NodeIPs, fallback: primaryAddrs, nodePort: cfg.NodePortAddresses, logger: d.logger, machine: machine}
 	d.proxy, err = proxier.New(proxier.Config{
 		Source: d.engine, Kernel: d.kernel, Reporter: reporter, Observer: d, Flows: d.cleaner.Wants,
-		NoExternalIPs: !cfg.Enabled("AllowServiceExternalIPs"), MinSyncPeriod: cfg.MinSyncPeriod})
+		NoIPv6: !slices.Contains(d.families, endpoints.IPv6), NoExternalIPs: !cfg.Enabled("AllowServiceExternalIPs"), MinSyncPeriod: cfg.MinSyncPeriod})
 	if err != nil {
 		return err
 	}
