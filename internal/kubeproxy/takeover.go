@@ -60,23 +60,19 @@ func names(running []Process) string {
 // Weir's own rules serve. While a kube-proxy runs it only waits, for that one would write its rules
 // again. It returns when ctx ends.
 func TakeOver(ctx context.Context, cfg Config) error {
-	if cfg.BusyInterval == 0 {
-		cfg.BusyInterval = time.Second
-	}
-	if cfg.IdleInterval == 0 {
-		cfg.IdleInterval = time.Minute
-	}
-	t := takeOver{logger: klog.FromContext(ctx), cfg: cfg, find: findLeftovers, running: Running}
-	for {
-		wait := t.step(ctx)
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-time.After(wait):
-		}
-	}
+	t := takeOver{logger: klog.FromContext(ctx), cfg: cfg.withDefaults(), find: findLeftovers, running: Running}
+	return t.run(ctx)
 }
 
+func (c Config) withDefaults() Config {
+	if c.BusyInterval == 0 {
+		c.BusyInterval = time.Second
+	}
+	if c.IdleInterval == 0 {
+		c.IdleInterval = time.Minute
+	}
+	return c
+}
 func findLeftovers() (leftovers, error) { return Find() }
 
 // leftovers is what a takeOver needs of Leftovers.
@@ -98,6 +94,17 @@ type takeOver struct {
 	failures int // one after the other
 }
 
+func (t *takeOver) run(ctx context.Context) error {
+	for {
+		wait := t.step(ctx)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(wait):
+		}
+	}
+}
+
 // step does what can be done now, and returns how long to wait with the next.
 func (t *takeOver) step(ctx context.Context) time.Duration {
 	running, err := t.running()
@@ -105,7 +112,7 @@ func (t *takeOver) step(ctx context.Context) time.Duration {
 		return t.failed(fmt.Errorf("look for a running kube-proxy: %w", err))
 	}
 	if len(running) > 0 {
-		t.tell("kube-proxy is running: its rules stay until it ends", "kubeProxy", names(running))
+		t.tell("Waiting for kube-proxy to end before its rules are removed", "kubeProxy", names(running))
 		return t.interval()
 	}
 	left, err := t.find()
