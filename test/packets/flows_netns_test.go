@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -43,6 +44,66 @@ func testFlowsStay(t *testing.T, from *netlab.Host, frontends []netip.AddrPort, 
 	if moved > 0 {
 		t.Errorf("%d of %d flows were led to another endpoint in the midst of it", moved, len(first))
 	}
+}
+
+// A service that only grows: no flow has a reason to go elsewhere, however fast the endpoints come and whatever
+// is being removed of before.
+func TestNetnsFlowsOfAGrowingService(t *testing.T) {
+	t.Parallel()
+	lab, _ := newLab(t, netlab.Config{})
+	podA, podC := lab.Host("podA"), lab.Host("podC")
+	const most = 60
+	for i := range most {
+		serve(t, podA, netlab.UDP, podA.Addr4.String(), uint16(9000+i))
+	}
+	grown := func(n int) map[string]string {
+		var b strings.Builder
+		fmt.Fprint(&b, "apiVersion: v1\nkind: Service\nmetadata: {name: growing}\nspec: {clusterIP: 10.96.0.90, ports: [{protocol: UDP, port: 80}]}\n")
+		for i := range n {
+			fmt.Fprintf(&b, "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: growing-%d, labels: {kubernetes.io/service-name: growing}}\n", i)
+			fmt.Fprintf(&b, "addressType: IPv4\nports: [{protocol: UDP, port: %d}]\nendpoints: [{addresses: [%s]}]\n", 9000+i, podA.Addr4)
+		}
+		return map[string]string{"growing.yaml": b.String()}
+	}
+	d := newDaemon(t, lab, clusterCIDR...)
+	if _, err := d.put(grown(1)); err != nil {
+		t.Fatal(err)
+	}
+	d.start()
+	growing := netip.MustParseAddrPort("10.96.0.90:80")
+	first := map[uint16]string{}
+	probe := func(port uint16) string {
+		r := podC.Probe(netlab.UDP, growing, netlab.ProbeOptions{Timeout: 4 * time.Second, Port: port})
+		if r.Outcome != netlab.Answered {
+			t.Errorf("podC to %s: %s", growing, r)
+		}
+		return r.By
+	}
+	port := uint16(9000) // the last is below the node ports
+	pace := time.NewTicker(200 * time.Microsecond)
+	defer pace.Stop()
+	for n := range most {
+		if _, err := d.put(grown(n + 1)); err != nil {
+			t.Fatal(err)
+		}
+		for range 300 {
+			<-pace.C
+			first[port] = probe(port)
+			port++
+		}
+	}
+	time.Sleep(1500 * time.Millisecond)
+	moved := 0
+	for port, by := range first {
+		if probe(port) != by {
+			moved++
+		}
+	}
+	t.Logf("%d flows", len(first))
+	if moved > 0 {
+		t.Errorf("%d of %d flows were led to another endpoint in the midst of it", moved, len(first))
+	}
+	d.finish(t)
 }
 
 // What becomes of flows that are under way when their service changes. A flow is one source port.
