@@ -6,5 +6,5 @@
 // file that cannot be read or parsed leaves what it said before in force, and so does a directory
 // that is gone; a file that is gone takes its objects along. What has just been written is read
 // when it has been quiet for a moment, because a program that writes in place first empties the
-// file; what is renamed into place is read at once.
+// file; what is renamed into place is read at once if it has been left alone for that long before.
 package manifests
