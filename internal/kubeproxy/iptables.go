@@ -14,12 +14,11 @@ import (
 // The tables that iptables-nft makes are tables of nf_tables: what kube-proxy wrote with it is removed over
 // netlink, without iptables.
 
-// readNFT reads the tables of a family that iptables-nft writes, if kube-proxy has chains in them. policy
-// tells that the built-in chain FORWARD drops what no rule accepts.
-func readNFT(c nftConn, fam nftFamily) (tables []xtable, dropForward bool, err error) {
+// readNFT reads the tables of a family that iptables-nft writes, if kube-proxy has chains in them.
+func readNFT(c nftConn, fam nftFamily) (tables []xtable, err error) {
 	chains, err := c.chains(fam)
 	if err != nil {
-		return nil, false, err
+		return nil, err
 	}
 	for _, name := range xtables {
 		t := xtable{name: name, base: map[string]bool{}}
@@ -30,7 +29,7 @@ func readNFT(c nftConn, fam nftFamily) (tables []xtable, dropForward bool, err e
 				continue
 			case chain.base:
 				t.base[chain.name] = true
-				dropForward = dropForward || name == "filter" && chain.name == "FORWARD" && chain.drop
+				t.drop = t.drop || chain.name == "FORWARD" && chain.drop
 			default:
 				t.user = append(t.user, chain.name)
 				ours = ours || isOwn(name, chain.name)
@@ -40,11 +39,11 @@ func readNFT(c nftConn, fam nftFamily) (tables []xtable, dropForward bool, err e
 			continue // others' tables can be long
 		}
 		if t.rules, err = c.rules(fam, name, ""); err != nil {
-			return nil, false, err
+			return nil, err
 		}
 		tables = append(tables, t)
 	}
-	return tables, dropForward, nil
+	return tables, nil
 }
 
 // removeNFT takes kube-proxy out of a table that iptables-nft made: first the rules that lead to its

@@ -19,15 +19,14 @@ type Leftovers struct {
 
 // familyLeftovers are those of IPv4 or IPv6.
 type familyLeftovers struct {
-	family       nftFamily
-	table        bool       // of mode nftables
-	base         []nftChain // in it
-	tables       map[string]removal
-	legacyChains int
-	dropForward  bool
+	family nftFamily
+	table  bool       // of mode nftables
+	base   []nftChain // in it
+	tables map[string]removal
+	legacy map[string]removal // tables of iptables-legacy
 }
 
-func (f familyLeftovers) empty() bool { return !f.table && len(f.tables) == 0 && f.legacyChains == 0 }
+func (f familyLeftovers) empty() bool { return !f.table && len(f.tables) == 0 && len(f.legacy) == 0 }
 
 // Find looks for what kube-proxy has written. It changes nothing.
 func Find() (l Leftovers, err error) {
@@ -55,17 +54,16 @@ func findFamily(c nftConn, fam nftFamily) (f familyLeftovers, err error) {
 	if f.table, f.base, err = findTable(c, fam); err != nil {
 		return f, err
 	}
-	tables, dropForward, err := readNFT(c, fam)
+	tables, err := readNFT(c, fam)
 	if err != nil {
 		return f, err
 	}
-	f.dropForward = dropForward
 	for _, t := range tables {
 		if r := plan(t); !r.empty() {
 			f.tables[t.name] = r
 		}
 	}
-	f.legacyChains, _, err = legacyOwn(fam)
+	f.legacy, err = readLegacy(fam)
 	return f, err
 }
 
@@ -84,8 +82,8 @@ func (l Leftovers) String() string {
 		for _, table := range slices.Sorted(maps.Keys(f.tables)) {
 			parts = append(parts, fmt.Sprintf("%d chains in %s %s", len(f.tables[table].chains), f.family.binary, table))
 		}
-		if f.legacyChains > 0 {
-			parts = append(parts, fmt.Sprintf("%d chains in %s-legacy", f.legacyChains, f.family.binary))
+		if n := countChains(f.legacy); n > 0 {
+			parts = append(parts, fmt.Sprintf("%d chains in %s-legacy", n, f.family.binary))
 		}
 	}
 	if l.ipvs.link != nil {
@@ -125,18 +123,14 @@ func (f familyLeftovers) remove(ctx context.Context, r *Report) error {
 		}
 		r.Removed = append(r.Removed, fmt.Sprintf("%d chains and %d rules that lead to them in %s %s",
 			len(plan.chains), len(plan.jumps), f.family.binary, table))
-		r.noteKept(f.family, plan.kept)
-		if f.dropForward && slices.Contains(plan.chains, "KUBE-FORWARD") {
-			r.Notes = append(r.Notes, f.family.binary+" drops forwarded packets that no rule accepts, and kube-proxy's rule that "+
-				"accepted those of Services is gone: make sure that another one accepts packets from and to the pods")
-		}
+		r.note(f.family, plan)
 	}
-	if f.legacyChains > 0 {
-		n, kept, err := removeLegacy(ctx, f.family)
-		if n > 0 {
-			r.Removed = append(r.Removed, fmt.Sprintf("%d chains in %s-legacy", n, f.family.binary))
+	if len(f.legacy) > 0 {
+		removed, err := removeLegacy(ctx, f.family, f.legacy)
+		for _, plan := range removed {
+			r.Removed = append(r.Removed, fmt.Sprintf("%d chains in %s-legacy", len(plan.chains), f.family.binary))
+			r.note(f.family, plan)
 		}
-		r.noteKept(f.family, kept)
 		errs = append(errs, err)
 	}
 	if f.table {
@@ -149,9 +143,14 @@ func (f familyLeftovers) remove(ctx context.Context, r *Report) error {
 	return errors.Join(errs...)
 }
 
-func (r *Report) noteKept(fam nftFamily, kept map[string]string) {
-	for _, chain := range slices.Sorted(maps.Keys(kept)) {
-		r.Notes = append(r.Notes, fmt.Sprintf("chain %s of %s stays, because chain %s jumps to it", chain, fam.binary, kept[chain]))
+// note notes what is left to know of a table.
+func (r *Report) note(fam nftFamily, plan removal) {
+	for _, chain := range slices.Sorted(maps.Keys(plan.kept)) {
+		r.Notes = append(r.Notes, fmt.Sprintf("chain %s of %s stays, because chain %s needs it", chain, fam.binary, plan.kept[chain]))
+	}
+	if plan.unguarded {
+		r.Notes = append(r.Notes, fam.binary+" drops forwarded packets that no rule accepts, and kube-proxy's rule that "+
+			"accepted those of Services is gone: make sure that another one accepts packets from and to the pods")
 	}
 }
 

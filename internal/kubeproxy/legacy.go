@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"slices"
@@ -22,14 +23,21 @@ import (
 
 // errNoLegacyTool says that there are rules that we cannot remove ourselves.
 type errNoLegacyTool struct {
-	tool   string
-	chains int
-	tables []string
+	tool  string
+	plans map[string]removal
 }
 
 func (e errNoLegacyTool) Error() string {
 	return fmt.Sprintf("%d chains of kube-proxy are left in iptables-legacy (tables %s), and %s is not installed here: "+
-		"run 'kube-proxy --cleanup' from kube-proxy's image on this node, or reboot it", e.chains, strings.Join(e.tables, ", "), e.tool)
+		"run 'kube-proxy --cleanup' from kube-proxy's image on this node, or reboot it",
+		countChains(e.plans), strings.Join(slices.Sorted(maps.Keys(e.plans)), ", "), e.tool)
+}
+
+func countChains(plans map[string]removal) (n int) {
+	for _, r := range plans {
+		n += len(r.chains)
+	}
+	return n
 }
 
 // legacyTables lists the tables of iptables-legacy that are in use in this network namespace.
@@ -45,31 +53,26 @@ func legacyTables(fam nftFamily) ([]string, error) {
 	return strings.Fields(string(b)), err
 }
 
-// legacyOwn counts kube-proxy's chains in iptables-legacy, and returns the tables that have any.
-func legacyOwn(fam nftFamily) (chains int, tables []string, err error) {
+// readLegacy plans what to remove from the tables of iptables-legacy, by table.
+func readLegacy(fam nftFamily) (map[string]removal, error) {
 	names, err := legacyTables(fam)
 	if err != nil {
-		return 0, nil, err
+		return nil, err
 	}
+	plans := map[string]removal{}
 	for _, table := range names {
 		if !slices.Contains(xtables, table) {
 			continue
 		}
-		blob, err := readBlob(fam, table)
+		hooks, blob, err := readBlob(fam, table)
 		if err != nil {
-			return 0, nil, fmt.Errorf("read table %s of %s-legacy: %w", table, fam.binary, err)
+			return nil, fmt.Errorf("read table %s of %s-legacy: %w", table, fam.binary, err)
 		}
-		n := 0
-		for _, chain := range blobChains(fam, blob) {
-			if isOwn(table, chain) {
-				n++
-			}
-		}
-		if n > 0 {
-			chains, tables = chains+n, append(tables, table)
+		if r := plan(parseBlob(fam, table, hooks, blob)); !r.empty() {
+			plans[table] = r
 		}
 	}
-	return chains, tables, nil
+	return plans, nil
 }
 
 // The kernel's interface of iptables-legacy (linux/netfilter_ipv4/ip_tables.h): socket options, and sizes in bytes.
@@ -86,15 +89,15 @@ const (
 	errorNameLen  = 30
 )
 
-// readBlob reads the rules of a table as the kernel keeps them.
-func readBlob(fam nftFamily, table string) ([]byte, error) {
+// readBlob reads the rules of a table as the kernel keeps them, and where each hook begins.
+func readBlob(fam nftFamily, table string) (hooks map[int]string, blob []byte, err error) {
 	domain, level := unix.AF_INET, unix.SOL_IP
 	if fam.number == unix.NFPROTO_IPV6 {
 		domain, level = unix.AF_INET6, unix.SOL_IPV6
 	}
 	fd, err := unix.Socket(domain, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer unix.Close(fd)
 	const tries = 10 // between the two calls the table may grow
@@ -102,20 +105,32 @@ func readBlob(fam nftFamily, table string) ([]byte, error) {
 		info := make([]byte, getInfoLen)
 		copy(info, table)
 		if err := getsockopt(fd, level, soGetInfo, info); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		size := binary.NativeEndian.Uint32(info[getInfoLen-4:])
 		entries := make([]byte, entriesAt+int(size))
 		copy(entries, table)
 		binary.NativeEndian.PutUint32(entries[tableNameLen:], size)
 		if err = getsockopt(fd, level, soGetEntries, entries); err == nil {
-			return entries[entriesAt:], nil
+			return hookEntries(info), entries[entriesAt:], nil
 		}
 		if !errors.Is(err, unix.EAGAIN) {
 			break
 		}
 	}
-	return nil, err
+	return nil, nil, err
+}
+
+// hookEntries returns the built-in chains of a table, by where they begin.
+func hookEntries(info []byte) map[int]string {
+	valid := binary.NativeEndian.Uint32(info[tableNameLen:])
+	hooks := map[int]string{}
+	for i, chain := range []string{"PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"} {
+		if valid&(1<<i) != 0 {
+			hooks[int(binary.NativeEndian.Uint32(info[tableNameLen+4+4*i:]))] = chain
+		}
+	}
+	return hooks
 }
 
 // getsockopt calls getsockopt(2) with a buffer that is both question and answer.
@@ -129,67 +144,79 @@ func getsockopt(fd, level, option int, buf []byte) error {
 	return nil
 }
 
-// blobChains returns the names of the user's chains in a table: each begins with an entry whose target is
-// called ERROR and carries the name; the last entry of all is such a one too. Whatever the bytes
-// are, it returns.
-func blobChains(fam nftFamily, blob []byte) (chains []string) {
+// parseBlob reads a table as the kernel keeps it: one rule after the other. A chain of the user begins with an
+// entry whose target is called ERROR and carries the chain's name, and the last entry of all is such a
+// one too. A target without a name is a verdict: negative, or the place of the first rule of the chain to
+// jump to. Whatever the bytes are, it returns.
+func parseBlob(fam nftFamily, table string, hooks map[int]string, blob []byte) xtable {
 	offsets := 84 + 4 // behind struct ipt_ip and nfcache: where the target is, and the next entry
 	if fam.number == unix.NFPROTO_IPV6 {
 		offsets = 136 + 4 // struct ip6t_ip6
 	}
+	t := xtable{name: table, base: map[string]bool{}}
+	begins := map[int]string{} // where chains begin
+	var jumps []int            // of each rule
+	chain := ""
 	for at := 0; at+offsets+4 <= len(blob); {
 		target := at + int(binary.NativeEndian.Uint16(blob[at+offsets:]))
-		next := int(binary.NativeEndian.Uint16(blob[at+offsets+2:]))
-		if end := target + targetLen + errorNameLen; end <= len(blob) && next > 0 && end <= at+next {
-			name := cString(blob[target+targetNameAt : target+targetNameAt+targetNameLen])
-			chain := cString(blob[target+targetLen : end])
-			if name == "ERROR" && chain != "ERROR" {
-				chains = append(chains, chain)
-			}
-		}
-		if next <= 0 {
+		next := at + int(binary.NativeEndian.Uint16(blob[at+offsets+2:]))
+		if next <= at || next > len(blob) {
 			break
 		}
-		at += next
+		if hook, ok := hooks[at]; ok {
+			chain, begins[at], t.base[hook] = hook, hook, true
+		}
+		name, data := "", []byte(nil)
+		if target+targetLen <= next {
+			name, data = cString(blob[target+targetNameAt:target+targetNameAt+targetNameLen]), blob[target+targetLen:next]
+		}
+		switch {
+		case name == "ERROR" && len(data) >= errorNameLen:
+			if chain = cString(data[:errorNameLen]); next < len(blob) {
+				begins[next] = chain
+				t.user = append(t.user, chain)
+			}
+		case name == "" && len(data) >= 4:
+			to := int(int32(binary.NativeEndian.Uint32(data)))
+			if to >= 0 && to != next { // a rule without a target goes to the next one
+				t.rules, jumps = append(t.rules, rule{chain: chain}), append(jumps, to)
+			}
+		}
+		at = next
 	}
-	return chains
+	for i, to := range jumps {
+		t.rules[i].target = begins[to]
+	}
+	return t
 }
 
-// removeLegacy takes kube-proxy out of iptables-legacy, and returns what was removed and what stays for others.
-func removeLegacy(ctx context.Context, fam nftFamily) (removed int, kept map[string]string, err error) {
-	chains, tables, err := legacyOwn(fam)
-	if err != nil || chains == 0 {
-		return 0, nil, err
-	}
+// removeLegacy takes kube-proxy out of iptables-legacy, and returns what it did in each table.
+func removeLegacy(ctx context.Context, fam nftFamily, plans map[string]removal) (done []removal, err error) {
 	save, restore := fam.binary+"-legacy-save", fam.binary+"-legacy-restore"
 	for _, tool := range []string{save, restore} {
 		if _, err := exec.LookPath(tool); err != nil {
-			return 0, nil, errNoLegacyTool{tool, chains, tables}
+			return nil, errNoLegacyTool{tool, plans}
 		}
 	}
-	kept = map[string]string{}
-	for _, name := range tables {
+	for _, name := range slices.Sorted(maps.Keys(plans)) {
 		out, err := run(ctx, nil, save, "-t", name)
 		if err != nil {
-			return removed, kept, err
+			return done, err
 		}
 		t, err := parseSave(out)
 		if err != nil {
-			return removed, kept, fmt.Errorf("%s -t %s: %w", save, name, err)
+			return done, fmt.Errorf("%s -t %s: %w", save, name, err)
 		}
 		r := plan(t)
-		for chain, by := range r.kept {
-			kept[chain] = by
-		}
 		for _, script := range restoreScripts(name, r) {
 			if _, err := run(ctx, []byte(script), restore, "--noflush", "--wait", "5"); err != nil {
-				return removed, kept, err
+				return done, err
 			}
 			pause(ctx)
 		}
-		removed += len(r.chains)
+		done = append(done, r)
 	}
-	return removed, kept, nil
+	return done, nil
 }
 
 // restoreScripts returns what to tell iptables-restore: first to unhook the chains, then to delete them.
@@ -230,6 +257,7 @@ func parseSave(out []byte) (xtable, error) {
 				t.user = append(t.user, chain)
 			} else {
 				t.base[chain] = true
+				t.drop = t.drop || chain == "FORWARD" && words[1] == "DROP"
 			}
 		case words[0] == "-A" && len(words) >= 2:
 			r := rule{chain: words[1], args: words[2:]}

@@ -20,6 +20,7 @@ type xtable struct {
 	base  map[string]bool // built-in chains
 	user  []string        // the others
 	rules []rule
+	drop  bool // the built-in chain FORWARD drops what no rule accepts
 }
 
 // removal is what has to go from one table.
@@ -28,6 +29,8 @@ type removal struct {
 	chains []string // with the rules in them
 	// kept are chains that stay although they are kube-proxy's, with a foreign chain that needs them.
 	kept map[string]string
+	// unguarded says that forwarded packets are dropped that KUBE-FORWARD accepted.
+	unguarded bool
 }
 
 func (r removal) empty() bool { return len(r.jumps) == 0 && len(r.chains) == 0 }
@@ -116,6 +119,7 @@ func plan(t xtable) removal {
 			r.chains = append(r.chains, chain)
 		}
 	}
+	r.unguarded = t.drop && slices.Contains(r.chains, "KUBE-FORWARD")
 	return r
 }
 

@@ -83,11 +83,15 @@ func TestTakeOver(t *testing.T) {
 				ctx, cancel := context.WithTimeout(klog.NewContext(t.Context(), logger), 5*time.Minute)
 				defer cancel()
 				failures := 0
-				if test.then != nil {
-					time.AfterFunc(10*time.Second-time.Millisecond, func() { test.then(&n) })
-				}
+				begin, then := time.Now(), test.then
 				take := takeOver{logger: logger, cfg: Config{Failed: func(error) { failures++ }}.withDefaults(),
-					find: func() (leftovers, error) { return &n, nil }, running: func() ([]Process, error) { return n.running, nil }}
+					find: func() (leftovers, error) { return &n, nil }, running: func() ([]Process, error) {
+						if then != nil && time.Since(begin) >= 10*time.Second {
+							then(&n)
+							then = nil
+						}
+						return n.running, nil
+					}}
 				if err := take.run(ctx); err != nil {
 					t.Error(err)
 				}
