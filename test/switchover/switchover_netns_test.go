@@ -135,3 +135,22 @@ func (w *world) checkNeighbours(before, when string) {
 		w.t.Errorf("%s: the rules of others have changed (-before +now):\n%s", when, diff)
 	}
 }
+
+// rounds of TestNetnsBackAndForth: what goes wrong for some microseconds only takes many tries to be seen.
+const rounds = 15
+
+// TestNetnsBackAndForth starts weir beside a kube-proxy that runs, and removes it again, over and over.
+func TestNetnsBackAndForth(t *testing.T) {
+	require(t, "nft")
+	w := newWorld(t, modes[0])
+	w.proxy.start()
+	w.await("kube-proxy has written the Service", w.complete)
+	traffic := w.startTraffic()
+	for round := 1; round <= rounds; round++ {
+		w.weir.start()
+		w.await("weir has synced", func() bool { return strings.Count(w.weir.logged(), `"Synced"`) >= round })
+		w.weir.end(syscall.SIGTERM)
+		w.run(binary, "cleanup")
+	}
+	w.report("back and forth", traffic)
+}
