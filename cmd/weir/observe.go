@@ -1,6 +1,8 @@
 package main
 
 import (
+	"net/netip"
+
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 
@@ -81,7 +83,10 @@ func (d *daemon) cleanFlows(r proxier.SyncReport) {
 		protocol := endpoints.Protocol(f.Frontend.Protocol)
 		switch {
 		case !f.Gone:
-			job.Keep = d.engine.Serving(f.Service, f.Port, protocol, endpoints.FamilyOf(f.Frontend.Addr))
+			job.Now = func() []netip.AddrPort {
+				return d.engine.Serving(f.Service, f.Port, protocol, endpoints.FamilyOf(f.Frontend.Addr))
+			}
+			job.Keep = job.Now()
 		case protocol == endpoints.TCP:
 			continue // without a frontend, connections to endpoints that live go on as they are
 		}

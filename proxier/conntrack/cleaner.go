@@ -1,7 +1,9 @@
 package conntrack
 
 import (
+	"cmp"
 	"context"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -157,6 +159,7 @@ func (c *Cleaner) round(ctx context.Context, round []*pending) time.Duration {
 	jobs := make([]Job, len(round))
 	for i, p := range round {
 		jobs[i] = p.Job
+		jobs[i].Now = func() []netip.AddrPort { return c.now(p) }
 	}
 	start := time.Now()
 	result, err := c.table.Clean(ctx, jobs)
@@ -164,6 +167,17 @@ func (c *Cleaner) round(ctx context.Context, round []*pending) time.Duration {
 	waiting := c.settle(round, start, err)
 	c.cfg.Observe(Report{Result: result, Jobs: len(jobs), Waiting: waiting, Duration: took, Err: err})
 	return min(3*took, c.cfg.Again)
+}
+
+// now returns the endpoints to keep by now: those of a later job, if there is one.
+func (c *Cleaner) now(p *pending) []netip.AddrPort {
+	c.mu.Lock()
+	latest := cmp.Or(c.jobs[p.Frontend], p)
+	c.mu.Unlock()
+	if latest.Now != nil {
+		return latest.Now()
+	}
+	return latest.Keep
 }
 
 // settle decides when the jobs of a round are due again, if at all, and returns how many wait.

@@ -120,6 +120,26 @@ func TestCleaner(t *testing.T) {
 	}
 }
 
+// What a round is to keep follows what is told while it is under way.
+func TestCleanerKnowsOfLaterJobs(t *testing.T) {
+	a, b := netip.MustParseAddrPort("10.244.1.1:53"), netip.MustParseAddrPort("10.244.1.2:53")
+	f := dataplane.Frontend{Addr: netip.MustParseAddr("10.96.0.1"), Port: 53, Protocol: protoUDP}
+	c := newCleaner(&fakeTable{}, CleanerConfig{})
+	c.Enqueue([]Job{{Frontend: f}})
+	round, _ := c.take(time.Now())
+	if got := c.now(round[0]); len(got) != 0 {
+		t.Errorf("at first: %v", got)
+	}
+	c.Enqueue([]Job{{Frontend: f, Keep: []netip.AddrPort{a}}})
+	if got := c.now(round[0]); !slices.Equal(got, []netip.AddrPort{a}) {
+		t.Errorf("after a later job: %v", got)
+	}
+	c.Enqueue([]Job{{Frontend: f, Now: func() []netip.AddrPort { return []netip.AddrPort{a, b} }}})
+	if got := c.now(round[0]); !slices.Equal(got, []netip.AddrPort{a, b}) {
+		t.Errorf("after a later job that asks: %v", got)
+	}
+}
+
 // However often a frontend changes, there is one job, and a round is under way for a quarter of
 // the time.
 func TestCleanerUnderChurn(t *testing.T) {

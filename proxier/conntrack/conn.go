@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"sync"
 	"syscall"
 
@@ -166,18 +167,19 @@ func (c *Conn) walk(ctx context.Context, p *plan, r *Result) error {
 			r.Odd++
 		case p.stale(&e):
 			if c.doom.add(&e); c.doom.full() {
-				failed = errors.Join(failed, c.remove(ctx, r))
+				failed = errors.Join(failed, c.remove(ctx, p, r))
 			}
 		}
 	})
-	return errors.Join(failed, c.remove(ctx, r), err)
+	return errors.Join(failed, c.remove(ctx, p, r), err)
 }
 
 // remove deletes the entries of the batch. One that is gone already, or that is now another flow's, is
 // no error and is not counted.
-func (c *Conn) remove(ctx context.Context, r *Result) error {
+func (c *Conn) remove(ctx context.Context, p *plan, r *Result) error {
 	b := &c.doom
 	defer func() { b.n = 0 }()
+	p.spare(b)
 	out := &c.write.out
 	out.reset()
 	first := out.seq + 1
@@ -225,7 +227,7 @@ type batch struct {
 func (b *batch) full() bool { return b.n == batchSize }
 
 func (b *batch) add(e *entry) {
-	b.doomed[b.n] = doomed{key: e.key, tuple: e.orig, waiting: e.orig.proto == protoTCP && tcpWaits(e.tcpState)}
+	b.doomed[b.n] = doomed{key: e.key, tuple: e.orig, endpoint: e.reply.src, waiting: e.orig.proto == protoTCP && tcpWaits(e.tcpState)}
 	b.n++
 }
 
@@ -233,5 +235,6 @@ func (b *batch) add(e *entry) {
 type doomed struct {
 	key
 	tuple
-	waiting bool // a TCP connection whose client must be told
+	endpoint netip.AddrPort
+	waiting  bool // a TCP connection whose client must be told
 }

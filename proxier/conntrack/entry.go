@@ -94,8 +94,10 @@ type key struct {
 }
 
 // frontend is what the client dialled.
-func (e *entry) frontend() dataplane.Frontend {
-	return dataplane.Frontend{Addr: e.orig.dst.Addr(), Port: e.orig.dst.Port(), Protocol: e.orig.proto}
+func (e *entry) frontend() dataplane.Frontend { return e.orig.frontend() }
+
+func (t *tuple) frontend() dataplane.Frontend {
+	return dataplane.Frontend{Addr: t.dst.Addr(), Port: t.dst.Port(), Protocol: t.proto}
 }
 
 // translated reports whether the flow goes elsewhere than where the client dialled.

@@ -17,6 +17,10 @@ type Job struct {
 	// Keep lists the endpoints whose flows stay: the serving ones. Flows to any other endpoint
 	// go. Empty: none stays. Neither Keep nor what it shares memory with is ever written.
 	Keep []netip.AddrPort
+	// Now returns what Keep would be by now. It is asked before flows are removed, because the rules go on
+	// changing while the table is read, and a new flow to an endpoint that has just come is not stale. So
+	// it must know of an endpoint before the rules do. Nil: Keep does not change.
+	Now func() []netip.AddrPort
 	// Appeared says that the rules did not know the frontend before. Then its UDP flows that
 	// nobody translated go too.
 	Appeared bool
@@ -39,11 +43,13 @@ const searchFrom = 16
 type plan struct {
 	targets map[dataplane.Frontend]target
 	keeps   []keep
+	now     map[dataplane.Frontend]*keep // for one batch
 }
 
 // target is what is known of one frontend.
 type target struct {
 	keep     int // index into keeps
+	now      func() []netip.AddrPort
 	appeared bool
 }
 
@@ -70,7 +76,7 @@ func (k *keep) has(ap netip.AddrPort) bool {
 
 // newPlan prepares for jobs, of which the last for a frontend counts. tcp admits those for TCP.
 func newPlan(jobs []Job, tcp bool) *plan {
-	p := &plan{targets: make(map[dataplane.Frontend]target, len(jobs))}
+	p := &plan{targets: make(map[dataplane.Frontend]target, len(jobs)), now: map[dataplane.Frontend]*keep{}}
 	type identity struct {
 		first *netip.AddrPort
 		n     int
@@ -91,7 +97,7 @@ func newPlan(jobs []Job, tcp bool) *plan {
 			known[id] = at
 			p.keeps = append(p.keeps, keep{list: j.Keep})
 		}
-		p.targets[j.Frontend] = target{at, j.Appeared}
+		p.targets[j.Frontend] = target{at, j.Now, j.Appeared}
 	}
 	return p
 }
@@ -174,6 +180,26 @@ func (p *plan) stale(e *entry) bool {
 		return e.translated() && tcpOpen(e.tcpState)
 	}
 	return e.translated() || t.appeared
+}
+
+// spare drops from a batch the flows to endpoints that are kept by now. Of each frontend it asks once.
+func (p *plan) spare(b *batch) {
+	clear(p.now)
+	n := 0
+	for i := range b.n {
+		d := &b.doomed[i]
+		f := d.frontend()
+		k := p.now[f]
+		if ask := p.targets[f].now; ask != nil && k == nil {
+			k = &keep{list: ask()}
+			p.now[f] = k
+		}
+		if k == nil || !k.has(d.endpoint) {
+			b.doomed[n] = *d
+			n++
+		}
+	}
+	b.n = n
 }
 
 // tcpOpen reports whether somebody may still be waiting for a connection in this state.

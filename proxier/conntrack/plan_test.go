@@ -93,6 +93,42 @@ func TestStale(t *testing.T) {
 	})
 }
 
+// Flows to endpoints that have come while the table was read stay.
+func TestSpare(t *testing.T) {
+	const epA, epB, epC = "10.244.1.1:53", "10.244.1.2:53", "10.244.1.3:53"
+	grown, fixed := frontend("10.96.0.10:53", protoUDP), frontend("10.96.0.11:53", protoUDP)
+	asked := 0
+	p := newPlan([]Job{
+		{Frontend: grown, Keep: []netip.AddrPort{ap(epA)}, Now: func() []netip.AddrPort {
+			asked++
+			return []netip.AddrPort{ap(epA), ap(epB)}
+		}},
+		{Frontend: fixed, Keep: []netip.AddrPort{ap(epA)}},
+	}, false)
+	var b batch
+	for _, f := range [][2]string{{"10.96.0.10:53", epB}, {"10.96.0.10:53", epC}, {"10.96.0.11:53", epB}, {"10.96.0.10:53", epB}} {
+		var e entry
+		if err := e.decode(bodyOf(told{"10.244.9.9:4000", f[0], f[1], unix.IPPROTO_UDP, 0, 1, 0, -1})); err != nil {
+			t.Fatal(err)
+		}
+		if !p.stale(&e) {
+			t.Errorf("%v is not stale", f)
+		}
+		b.add(&e)
+	}
+	p.spare(&b)
+	var got []string
+	for i := range b.n {
+		got = append(got, fmt.Sprint(b.doomed[i].dst, " ", b.doomed[i].endpoint))
+	}
+	if diff := gocmp.Diff([]string{"10.96.0.10:53 " + epC, "10.96.0.11:53 " + epB}, got); diff != "" {
+		t.Errorf("doomed (-want +got)\n%s", diff)
+	}
+	if asked != 1 {
+		t.Errorf("asked %d times for one batch", asked)
+	}
+}
+
 func TestKeepMany(t *testing.T) {
 	list := many(1000)
 	shared := slices.Clone(list)

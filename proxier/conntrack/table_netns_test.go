@@ -295,13 +295,13 @@ func TestNetnsRemoveByID(t *testing.T) {
 	e.key.id++
 	var r Result
 	c.doom.add(&e)
-	if err := c.remove(t.Context(), &r); err != nil || r.Deleted.IPv4 != 0 {
+	if err := c.remove(t.Context(), newPlan(nil, false), &r); err != nil || r.Deleted.IPv4 != 0 {
 		t.Errorf("another ID: %+v, %v", r, err)
 	}
 	e.key.id--
 	c.doom.add(&e)
 	c.doom.add(&e) // gone when its turn comes
-	if err := c.remove(t.Context(), &r); err != nil || r.Deleted.IPv4 != 1 {
+	if err := c.remove(t.Context(), newPlan(nil, false), &r); err != nil || r.Deleted.IPv4 != 1 {
 		t.Errorf("the same ID: %+v, %v", r, err)
 	}
 	if left := entries(t, c, scan{}); len(left) != 0 {
