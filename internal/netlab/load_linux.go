@@ -27,6 +27,7 @@ type LoadConfig struct {
 	Duration time.Duration // 0: until Stop
 	Max      int           // attempts; 0: no bound
 	Timeout  time.Duration // of one exchange; default 3 s, which leaves TCP one retransmission of its SYN
+	MaxOpen  int           // exchanges at once; default 4,096. Few make a load that gives way on a busy machine
 
 	Sources []netip.Addr // to connect from, in turn; default: what the kernel chooses
 
@@ -44,7 +45,7 @@ type LoadReport struct {
 	BadEndpoint  int // answered by an endpoint that should not
 
 	// Held counts attempts that were due but never made, because this machine had no time for them or
-	// maxOpen exchanges were waiting already.
+	// MaxOpen exchanges were waiting already.
 	Held int
 
 	By       map[netip.AddrPort]int // how often each endpoint answered
@@ -80,8 +81,7 @@ func (r LoadReport) String() string {
 }
 
 const (
-	maxOpen     = 4096 // exchanges at once
-	maxFailures = 20   // that a report quotes
+	maxFailures = 20 // that a report quotes
 	maxBehind   = time.Second
 )
 
@@ -114,6 +114,9 @@ func (h *Host) StartLoad(cfg LoadConfig) (*Load, error) {
 	}
 	if cfg.Timeout == 0 {
 		cfg.Timeout = 3 * time.Second
+	}
+	if cfg.MaxOpen == 0 {
+		cfg.MaxOpen = 4096
 	}
 	l := &Load{cfg: cfg, host: h, start: time.Now(), stop: make(chan struct{}), done: make(chan struct{})}
 	l.report.By = make(map[netip.AddrPort]int)
@@ -192,7 +195,7 @@ func (l *Load) pace() {
 			due = bound
 		}
 		for ; due > 0 && !l.ended(made); due-- {
-			if l.open.Load() >= maxOpen {
+			if l.open.Load() >= int64(l.cfg.MaxOpen) {
 				held += due
 				break
 			}
