@@ -4,7 +4,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo deve
 export CGO_ENABLED := 0
 GO := go
 
-.PHONY: build demo test prepare peers lint unit fuzz bench-dataplane clean
+.PHONY: build demo test prepare peers lint unit fuzz bench bench-quick bench-dataplane bench-check clean
 
 build: ## bin/weir, one static binary
 	$(GO) build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o bin/weir ./cmd/weir
@@ -12,7 +12,7 @@ build: ## bin/weir, one static binary
 demo: build ## a node, clients and backends in namespaces of their own; needs root
 	$(GO) run ./deploy/demo
 
-test: prepare build lint peers unit fuzz ## everything
+test: prepare build lint bench-check peers unit fuzz ## everything
 
 prepare: ## what the tests need from the system
 	@hack/prepare.sh
@@ -37,8 +37,21 @@ FUZZTIME ?= 5s
 fuzz: ## every fuzz target for FUZZTIME, after its seeds
 	@hack/fuzz.sh $(FUZZTIME)
 
-bench-dataplane: ## cold and warm start, one change, memory: one table
-	@hack/bench-dataplane.sh
+# Further flags in ARGS: make bench ARGS='--section packets --only weir'. See bench/doc.go.
+BENCH := $(GO) run -C bench . --results results
+bench: ## Weir beside kube-proxy, at full size: hours; results in bench/results
+	$(BENCH) $(ARGS)
+
+bench-quick: ## the same, small, in three minutes, into bench/results/*-quick.json
+	$(BENCH) --quick $(ARGS)
+
+bench-dataplane: ## Weir's own parts: cold and warm start, one change, memory: one table
+	$(BENCH) --section dataplane $(ARGS)
+
+bench-check: ## what one change costs, counted; and the benchmarks' own tests
+	$(GO) vet -C bench ./...
+	cd bench && $(CURDIR)/bin/staticcheck ./...
+	$(GO) test -C bench ./...
 
 clean:
 	rm -rf bin

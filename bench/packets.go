@@ -1,0 +1,191 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/weir-project/weir/bench/internal/report"
+	"github.com/weir-project/weir/bench/internal/stat"
+	"github.com/weir-project/weir/bench/internal/wire"
+	"github.com/weir-project/weir/bench/internal/world"
+)
+
+// packetEndpoints is how many endpoints a service has in the section packets.
+const packetEndpoints = 10
+
+// packets measures what proxies make of packets: new connections to frontends and directly to
+// endpoints, and established ones.
+func (b *bench) packets(ctx context.Context) (err error) {
+	w, err := b.world(ctx, 0, packetEndpoints)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, w.Close()) }()
+	own, err := w.NewService(ctx, 0, 1)
+	if err != nil {
+		return err
+	}
+	for _, size := range b.packetSizes {
+		if err := w.Grow(ctx, size, packetEndpoints); err != nil {
+			return err
+		}
+		if err := b.packetsAt(ctx, w, own, size); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// packetsAt has every proxy, and no proxy, in turn.
+func (b *bench) packetsAt(ctx context.Context, w *world.World, own *world.Service, size int) error {
+	all := map[string]*found{"none": {}}
+	for round := range b.rounds {
+		b.say("packets, %d services, round %d of %d", size, round+1, b.rounds)
+		if err := w.Clean(b.rest); err != nil {
+			return err
+		}
+		bare := flow{b, w, all["none"], "none", size}
+		if err := bare.direct(own); err != nil {
+			return err
+		}
+		for _, p := range b.proxies {
+			if all[p.Name] == nil {
+				all[p.Name] = &found{}
+			}
+			err := b.packetsOf(ctx, p, flow{b, w, all[p.Name], p.Name, size}, own)
+			if ctx.Err() != nil {
+				return err
+			}
+			if err != nil {
+				b.failed("packets", p.Name, err)
+			}
+		}
+	}
+	for _, name := range append(proxyNames(b.proxies), "none") {
+		b.record("packets", name, size, packetEndpoints, all[name])
+	}
+	b.compareRates(size)
+	return nil
+}
+
+func proxyNames(proxies []world.Proxy) (names []string) {
+	for _, p := range proxies {
+		names = append(names, p.Name)
+	}
+	return names
+}
+
+func (b *bench) packetsOf(ctx context.Context, p world.Proxy, f flow, own *world.Service) (err error) {
+	if err := f.w.Clean(b.rest); err != nil {
+		return err
+	}
+	r, err := f.w.Start(p)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, r.Stop()) }()
+	ctx, cancel := r.While(ctx)
+	defer cancel()
+	if _, err := serving(ctx, f.w, own.Frontend()); err != nil {
+		return fmt.Errorf("%w%s", err, r.LogTail())
+	}
+	if err := r.Settle(ctx, 20*time.Second); err != nil {
+		return err
+	}
+	if err := f.w.Forget(); err != nil {
+		return err
+	}
+	if err := f.direct(own); err != nil {
+		return err
+	}
+	return f.proxied(own)
+}
+
+// flow measures packets in a cluster of some size.
+type flow struct {
+	*bench
+	w    *world.World
+	f    *found
+	name string // of the proxy
+	size int
+}
+
+// What of a new connection is compared.
+const (
+	rateMetric   = "new connections a second"
+	directMetric = "new connections a second, directly to endpoints"
+)
+
+// direct measures what leaves Services out: connections to endpoints.
+func (f *flow) direct(own *world.Service) error {
+	return f.measure(", directly to endpoints", f.w.Backends(f.size, packetEndpoints), own.SinkBackend())
+}
+
+func (f *flow) proxied(own *world.Service) error {
+	return f.measure("", f.w.Frontends(f.size), own.SinkFrontend())
+}
+
+func (f *flow) measure(where string, dsts []netip.AddrPort, sink netip.AddrPort) error {
+	alone, err := wire.Connect(f.w.Client, dsts, 1, f.packetTime)
+	if err != nil {
+		return err
+	}
+	f.f.of("connect latency"+where, "µs", nil).addAll(alone.Latency)
+	several, err := wire.Connect(f.w.Client, dsts, 4, f.packetTime)
+	if err != nil {
+		return err
+	}
+	f.f.of(rateMetric+where, "1/s", nil).add(several.PerSecond)
+	if n := alone.Failed + several.Failed; n > 0 {
+		f.failed("packets", f.name, fmt.Errorf("%d of %d connections failed%s: %w", n, n+len(alone.Latency)+len(several.Latency), where, cmp.Or(alone.Err, several.Err)))
+	}
+	for _, m := range []struct {
+		what, unit string
+		measure    func() (float64, error)
+	}{
+		{"TCP stream", "Gbit/s", func() (float64, error) { return f.w.Sink.Stream(f.w.Client, sink, f.packetTime) }},
+		{"TCP request and response, 1 byte", "1/s", func() (float64, error) { return f.w.Sink.PingPong(f.w.Client, sink, f.packetTime) }},
+		{"UDP packets received", "1/s", func() (float64, error) { return f.w.Sink.Datagrams(f.w.Client, sink, f.packetTime) }},
+	} {
+		v, err := m.measure()
+		if err != nil {
+			return fmt.Errorf("%s%s: %w", m.what, where, err)
+		}
+		f.f.of(m.what+where, m.unit, nil).add(v)
+	}
+	return nil
+}
+
+func (m *measured) addAll(s stat.Series) { m.values = append(m.values, s...) }
+
+// compareRates puts rates in relation, proxy by proxy, round by round.
+func (b *bench) compareRates(size int) {
+	for _, p := range b.proxies {
+		through, direct := b.lookUp(rateMetric, p.Name, size), b.lookUp(directMetric, p.Name, size)
+		if through == nil || direct == nil {
+			continue
+		}
+		var ratio stat.Series
+		for i := range min(len(through.Values), len(direct.Values)) {
+			ratio = append(ratio, 100*through.Values[i]/direct.Values[i])
+		}
+		r := report.Result{Section: "packets", Metric: "new connections, through a Service ÷ directly", Proxy: p.Name, Services: size, Endpoints: packetEndpoints, Unit: "%"}
+		if p.Name == "weir" {
+			r.Goal = &report.Goal{AtLeast: 90}
+		}
+		b.run.Add(r, ratio)
+	}
+}
+
+func (b *bench) lookUp(metric, proxy string, size int) *report.Result {
+	for i := range b.run.Results {
+		if r := &b.run.Results[i]; r.Metric == metric && r.Proxy == proxy && r.Services == size {
+			return r
+		}
+	}
+	return nil
+}
