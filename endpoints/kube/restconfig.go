@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"time"
 
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/rest"
@@ -17,6 +18,10 @@ const (
 	defaultQPS   = 5
 	defaultBurst = 10
 )
+
+// dialTimeout is how long to wait for the API server to take a connection. Client-go's 30 s would
+// be a long silence before the log says what is wrong.
+const dialTimeout = 5 * time.Second
 
 // hintInCluster is what to say when the address that pods are given does not answer.
 const hintInCluster = "the in-cluster address %s is a ClusterIP, which weir itself has to program first: " +
@@ -35,6 +40,7 @@ func RESTConfig(kubeconfig, master string) (*rest.Config, error) {
 	c.AcceptContentTypes = runtime.ContentTypeProtobuf + "," + runtime.ContentTypeJSON
 	c.ContentType = runtime.ContentTypeProtobuf
 	c.QPS, c.Burst = defaultQPS, defaultBurst
+	c.Dial = (&net.Dialer{Timeout: dialTimeout, KeepAlive: 30 * time.Second}).DialContext
 	return c, nil
 }
 
