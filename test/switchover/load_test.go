@@ -27,6 +27,10 @@ type load struct {
 	*netlab.Load
 }
 
+// timeout of one exchange. A packet that goes astray is never answered, as conntrack remembers its way; one that only
+// waits, for a processor or to be sent again, is.
+const timeout = 30 * time.Second
+
 // startTraffic begins 2,500 new connections a second, and opens connections that stay.
 func (w *world) startTraffic() *traffic {
 	w.t.Helper()
@@ -51,7 +55,7 @@ func (w *world) startTraffic() *traffic {
 		{"node to cluster IP", node, netlab.TCP, web4, 200, nil},
 	} {
 		running, err := l.from.StartLoad(netlab.LoadConfig{
-			Proto: l.proto, Dst: l.to, Rate: l.rate, WantBy: w.endpoints(), WantSources: l.sources, Timeout: 5 * time.Second})
+			Proto: l.proto, Dst: l.to, Rate: l.rate, WantBy: w.endpoints(), WantSources: l.sources, Timeout: timeout})
 		if err != nil {
 			w.t.Fatal(err)
 		}
@@ -70,10 +74,10 @@ func (w *world) startTraffic() *traffic {
 
 // stop ends the traffic. It returns what went wrong, and a summary.
 func (tr *traffic) stop() (failed int, summary string) {
-	attempts, rate := 0, 0.0
+	attempts, rate, slowest := 0, 0.0, time.Duration(0)
 	for _, l := range tr.loads {
 		r := l.Stop()
-		attempts, rate = attempts+r.Attempts, rate+r.Rate()
+		attempts, rate, slowest = attempts+r.Attempts, rate+r.Rate(), max(slowest, r.Max)
 		if bad := r.Attempts - r.OK; bad > 0 {
 			failed += bad
 			summary += fmt.Sprintf("\n%s: %s", l.name, r)
@@ -88,8 +92,8 @@ func (tr *traffic) stop() (failed int, summary string) {
 			summary += fmt.Sprintf("\nlong-lived %s: after %d exchanges: %v", k.name, n, err)
 		}
 	}
-	return failed, fmt.Sprintf("%d new connections (%.0f/s) and %d exchanges on %d connections that stayed: %d went wrong%s",
-		attempts, rate, exchanges, len(tr.talks), failed, summary)
+	return failed, fmt.Sprintf("%d new connections (%.0f/s, the slowest took %s) and %d exchanges on %d connections that stayed: %d went wrong%s",
+		attempts, rate, slowest.Round(time.Millisecond), exchanges, len(tr.talks), failed, summary)
 }
 
 // talk is a connection that stays and exchanges data all along.
@@ -141,12 +145,12 @@ func (k *talk) run(datagrams bool) error {
 }
 
 func (k *talk) ask(datagrams bool) (netlab.Reply, error) {
-	timeout, tries := 10*time.Second, 1
+	wait, tries := timeout, 1
 	if datagrams {
-		timeout, tries = 3*time.Second, 3
+		wait, tries = timeout/3, 3
 	}
 	for try := 1; ; try++ {
-		if err := k.conn.SetDeadline(time.Now().Add(timeout)); err != nil {
+		if err := k.conn.SetDeadline(time.Now().Add(wait)); err != nil {
 			return netlab.Reply{}, err
 		}
 		reply, err := netlab.Ask(k.conn)
