@@ -33,27 +33,32 @@ func TestNetnsChurn(t *testing.T) {
 		t.Fatal(err)
 	}
 	node := lab.Host("node")
-	// The endpoints change, between these: podA is always one of them.
-	var by []netip.AddrPort
-	for _, name := range []string{"podA", "podB", "podX", "podY"} {
-		h := lab.Host(name)
-		by = append(by, netip.AddrPortFrom(h.Addr4, 8080), netip.AddrPortFrom(h.Addr6, 8080))
+	by := func(names ...string) (list []netip.AddrPort) {
+		for _, name := range names {
+			h := lab.Host(name)
+			list = append(list, netip.AddrPortFrom(h.Addr4, 8080), netip.AddrPortFrom(h.Addr6, 8080))
+		}
+		return list
 	}
+	// The endpoints of "steady" change, and those of "firm" do not: a request by UDP to an endpoint that goes at that
+	// moment may be lost, as its flow is removed.
+	steady, firm := by("podA", "podB", "podX", "podY"), by("podA", "podB", "podX")
 	var loads []*netlab.Load
 	for _, l := range []struct {
 		from   string
 		proto  netlab.Protocol
 		dst    string
 		source []netip.Addr // that endpoints may see; nil: the client's own
+		by     []netip.AddrPort
 	}{
-		{"podC", netlab.TCP, "10.96.0.100:80", nil},
-		{"podC", netlab.UDP, "[fd00:10:96::100]:80", nil},
-		{"client", netlab.TCP, "[2001:db8:113::200]:80", []netip.Addr{node.Addr6}},
-		{"client2", netlab.UDP, "172.31.0.11:31999", []netip.Addr{node.Addr4}},
-		{"client", netlab.TCP, "172.31.0.11:31999", []netip.Addr{node.Addr4}},
+		{"podC", netlab.TCP, "10.96.0.100:80", nil, steady},
+		{"client", netlab.TCP, "[2001:db8:113::200]:80", []netip.Addr{node.Addr6}, steady},
+		{"client", netlab.TCP, "172.31.0.11:31999", []netip.Addr{node.Addr4}, steady},
+		{"podC", netlab.UDP, "[fd00:10:96::101]:80", nil, firm},
+		{"client2", netlab.UDP, "172.31.0.11:31998", []netip.Addr{node.Addr4}, firm},
 	} {
 		load, err := lab.Host(l.from).StartLoad(netlab.LoadConfig{
-			Proto: l.proto, Dst: netip.MustParseAddrPort(l.dst), Rate: 400, WantSources: l.source, WantBy: by})
+			Proto: l.proto, Dst: netip.MustParseAddrPort(l.dst), Rate: 400, WantSources: l.source, WantBy: l.by})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -90,8 +95,8 @@ func TestNetnsChurn(t *testing.T) {
 	d.finish(t)
 }
 
-// churned returns manifests of one service that is always there, whose endpoints are drawn by lot, and
-// of twenty others that come and go.
+// churned returns manifests of two services that are always there, of which one has endpoints drawn
+// by lot, the other more or fewer external IPs; and of twenty others that come and go.
 func churned(lot uint64) map[string]string {
 	random := rand.New(rand.NewPCG(lot, 0))
 	draw := func() []string {
@@ -104,6 +109,11 @@ func churned(lot uint64) map[string]string {
 		return pods
 	}
 	files := map[string]string{"steady.yaml": churnedService("steady", 100, 31999, "externalIPs: [203.0.113.200, \"2001:db8:113::200\"]", draw())}
+	field := "externalIPs: [203.0.113.201]"
+	if random.IntN(2) == 0 {
+		field = "externalIPs: [203.0.113.202, 203.0.113.203]"
+	}
+	files["firm.yaml"] = churnedService("firm", 101, 31998, field, []string{"podA", "podB", "podX"})
 	for i := range 20 {
 		if random.IntN(3) > 0 {
 			files[fmt.Sprintf("fleeting-%d.yaml", i)] = churnedService(fmt.Sprintf("fleeting-%d", i), 120+i, 31900+i, "sessionAffinity: None", draw())

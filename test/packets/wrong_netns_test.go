@@ -52,7 +52,8 @@ func TestNetnsWrongLinesAreFound(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if len(o.faults) < len(list) {
+		// One of three endpoints stays unseen in eight probes one time in 25; in half of the checks, never.
+		if 2*len(o.faults) < len(list) {
 			t.Errorf("%s: %d faults in %d checks: %q", o.name, len(o.faults), len(list), o.faults)
 		}
 	}
