@@ -53,11 +53,11 @@ func appendTable(m *messages, l *Layout, fam *family, name string, flags uint32)
 		id++
 		appendSet(m, fam, name, schemas[s].name, &schemas[s], id)
 	}
-	chains := l.chains(fam)
-	for _, c := range chains {
+	// The kernel hooks a base chain as soon as it has read that far, and its rules follow when it has
+	// read everything. What passes in between is let through, and remembered as not to be
+	// translated. So base chains come last, and everything that they lead to before.
+	for _, c := range l.chains(fam) {
 		appendChain(m, fam, name, c)
-	}
-	for _, c := range chains {
 		for _, r := range c.rules {
 			appendRule(m, fam, name, c.name, r)
 		}

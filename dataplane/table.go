@@ -176,26 +176,28 @@ func (c *Conn) refreshTable(fam *family) error {
 	return nil
 }
 
-// retire removes the table of another layout: first the base chains' rules, so that no packet is
-// inside when the maps go.
+// retire removes a table: first the base chains' rules, so that no packet is inside when the maps
+// go; those at postrouting last, for packets that the others have translated.
 func (c *Conn) retire(fam *family, t *table) error {
 	if err := c.takeOwnership(fam, t); err != nil {
 		return err
 	}
-	b := c.newBatch()
-	for _, chain := range c.cfg.Layout.chains(fam) {
-		if chain.hook != "" {
-			b.begin(fam.nfproto, unix.NFT_MSG_DELRULE, 0)
-			b.string(unix.NFTA_RULE_TABLE, t.name)
-			b.string(unix.NFTA_RULE_CHAIN, chain.name)
-			b.end()
+	for _, last := range []bool{false, true} {
+		b := c.newBatch()
+		for _, chain := range c.cfg.Layout.chains(fam) {
+			if chain.hook != "" && (chain.hook == "postrouting") == last {
+				b.begin(fam.nfproto, unix.NFT_MSG_DELRULE, 0)
+				b.string(unix.NFTA_RULE_TABLE, t.name)
+				b.string(unix.NFTA_RULE_CHAIN, chain.name)
+				b.end()
+			}
+		}
+		// A base chain that the other layout does not have is no reason to keep its table.
+		if err := c.commit(b); err != nil && !errors.Is(err, unix.ENOENT) {
+			return fmt.Errorf("empty the base chains of table %s %s: %w", fam.name, t.name, err)
 		}
 	}
-	// A base chain that the other layout does not have is no reason to keep its table.
-	if err := c.commit(b); err != nil && !errors.Is(err, unix.ENOENT) {
-		return fmt.Errorf("empty the base chains of table %s %s: %w", fam.name, t.name, err)
-	}
-	b = c.newBatch()
+	b := c.newBatch()
 	appendDelTable(&b.messages, fam, t.name)
 	if err := c.commit(b); err != nil {
 		return fmt.Errorf("delete table %s %s: %w", fam.name, t.name, err)

@@ -16,6 +16,10 @@ import (
 	"k8s.io/klog/v2"
 )
 
+// ipvsLink is the link on which kube-proxy in IPVS mode keeps every ClusterIP. While it is there,
+// its addresses are none of the machine's own.
+const ipvsLink = "kube-ipvs0"
+
 // relistInterval is how often Watch lists the addresses although nothing was announced, in case
 // an announcement was lost.
 const relistInterval = 30 * time.Second
@@ -30,7 +34,7 @@ func handle(ns int) (*netlink.Handle, error) {
 }
 
 // List returns the machine's addresses in both families, sorted: without loopback, link-local and
-// host-scoped ones, and without those that duplicate address detection has not finished with or
+// host-scoped ones, without those of kube-proxy's IPVS mode, and without those that duplicate address detection has not finished with or
 // has refused.
 func List(ns int) ([]netip.Addr, error) {
 	h, err := handle(ns)
@@ -46,9 +50,13 @@ func list(h *netlink.Handle) ([]netip.Addr, error) {
 	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
 		return nil, fmt.Errorf("list addresses: %w", err)
 	}
+	ipvs := 0 // no link has that number
+	if link, err := h.LinkByName(ipvsLink); err == nil {
+		ipvs = link.Attrs().Index
+	}
 	var addrs []netip.Addr
 	for _, a := range found {
-		if a.Scope == int(netlink.SCOPE_HOST) || a.Flags&(unix.IFA_F_TENTATIVE|unix.IFA_F_DADFAILED) != 0 {
+		if a.LinkIndex == ipvs || a.Scope == int(netlink.SCOPE_HOST) || a.Flags&(unix.IFA_F_TENTATIVE|unix.IFA_F_DADFAILED) != 0 {
 			continue
 		}
 		ip, ok := netip.AddrFromSlice(a.IP)
@@ -135,7 +143,9 @@ func Watch(ctx context.Context, ns int, changed func([]netip.Addr)) error {
 	updates := make(chan netlink.AddrUpdate, 64)
 	options := netlink.AddrSubscribeOptions{ErrorCallback: func(err error) {
 		// The library closes the channel after an error; the next listing subscribes anew.
-		logger.V(2).Info("Announcements of addresses ended", "err", err)
+		if ctx.Err() == nil {
+			logger.V(2).Info("Announcements of addresses ended", "err", err)
+		}
 	}}
 	if ns != 0 {
 		handle := netns.NsHandle(ns)
