@@ -31,12 +31,14 @@ const (
 	pathServices = "/api/v1/services"
 	pathNodes    = "/api/v1/nodes"
 	pathSlices   = "/apis/discovery.k8s.io/v1/endpointslices"
+	pathSpaces   = "/api/v1/namespaces"
 	pathCIDRs    = "/apis/networking.k8s.io/v1/servicecidrs"
 )
 
 var kinds = map[string]metav1.TypeMeta{
 	pathServices: {APIVersion: "v1", Kind: "Service"},
 	pathNodes:    {APIVersion: "v1", Kind: "Node"},
+	pathSpaces:   {APIVersion: "v1", Kind: "Namespace"},
 	pathSlices:   {APIVersion: "discovery.k8s.io/v1", Kind: "EndpointSlice"},
 	pathCIDRs:    {APIVersion: "networking.k8s.io/v1", Kind: "ServiceCIDR"},
 }
@@ -208,7 +210,7 @@ func (r *reports) all() string {
 }
 
 // run feeds an engine from a server until the test ends.
-func run(t *testing.T, host string) (*endpoints.Engine, *reports) {
+func run(t *testing.T, host string, change ...func(*Config)) (*endpoints.Engine, *reports) {
 	t.Helper()
 	client, err := kubernetes.NewForConfig(&rest.Config{Host: host, QPS: 1000, Burst: 1000})
 	if err != nil {
@@ -218,7 +220,11 @@ func run(t *testing.T, host string) (*endpoints.Engine, *reports) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() {
-		done <- NewSource(Config{Client: client, NodeName: "here", Sink: e, Reporter: r}).Run(ctx)
+		c := Config{Client: client, NodeName: "here", Sink: e, Reporter: r}
+		for _, f := range change {
+			f(&c)
+		}
+		done <- NewSource(c).Run(ctx)
 	}()
 	t.Cleanup(func() {
 		cancel()
@@ -339,6 +345,58 @@ func TestSource(t *testing.T) {
 			api.set(pathServices, gone)
 			eventually(t, "no longer for us", func() bool { return cluster(e, "web") == "none" })
 		})
+	}
+}
+
+// TestDNS reads what only names depend on.
+func TestDNS(t *testing.T) {
+	for _, allowed := range []bool{true, false} {
+		api := newAPIServer()
+		if !allowed {
+			api.refuse[pathSpaces] = http.StatusForbidden
+		}
+		foreign := kubeService("foreign", "10.96.0.2")
+		foreign.Labels = map[string]string{labelProxyName: "other"}
+		external := &v1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "external"},
+			Spec: v1.ServiceSpec{Type: v1.ServiceTypeExternalName, ExternalName: "example.org"}}
+		slice := kubeSlice("headless-1", "headless", "10.0.0.1", "10.0.0.2", "10.0.0.3")
+		slice.Labels[labelHeadless] = ""
+		host := "second"
+		slice.Endpoints[1].Hostname = &host
+		for _, s := range []*v1.Service{kubeService("web", "10.96.0.1"), foreign, external, kubeService("headless", "None")} {
+			api.set(pathServices, s)
+		}
+		api.set(pathSlices, slice)
+		api.set(pathSpaces, &v1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "empty"}})
+		e, _ := run(t, serve(t, api).URL, func(c *Config) { c.DNS = true })
+		names := e.Subscribe()
+		eventually(t, "synced", func() bool { return e.Synced() && names.Synced() })
+		api.mu.Lock()
+		if asked := api.asked[pathServices] + api.asked[pathSlices]; asked != "" {
+			t.Errorf("asked for %s", asked)
+		}
+		api.mu.Unlock()
+		read := func(name string) (*endpoints.Service, []*endpoints.Slice) {
+			return names.Read(endpoints.Name{Namespace: "default", Name: name}, nil)
+		}
+		if s, _ := read("foreign"); s == nil || !s.NoProxy || fmt.Sprint(s.ClusterIPs) != "[10.96.0.2]" {
+			t.Errorf("foreign is %+v", s)
+		}
+		if s, _ := read("external"); s == nil || !s.NoProxy || s.ExternalName != "example.org" {
+			t.Errorf("external is %+v", s)
+		}
+		if s, list := read("headless"); s == nil || !s.Headless || len(list) != 1 || fmt.Sprintf("%q", list[0].Hostnames) != `["" "second" ""]` {
+			t.Errorf("headless is %+v, %v", s, list)
+		}
+		if names.Namespace("empty") != allowed {
+			t.Errorf("allowed to read Namespaces %v: the opposite is known", allowed)
+		}
+		if got := e.Take().Services; fmt.Sprint(got) != "[default/web]" {
+			t.Errorf("traffic hears of %v", got)
+		}
+		if got := names.Take(); len(got.Services) != 4 {
+			t.Errorf("DNS hears of %v", got.Services)
+		}
 	}
 }
 
