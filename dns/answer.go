@@ -23,7 +23,9 @@ type reply struct {
 	zone   *Zone
 	query  query
 	random rand.PCG
-	noRA   bool // there is nobody to ask for other names
+	noRA   bool             // there is nobody to ask for other names
+	cache  CachingForwarder // nil: the Forwarder has no cache
+	cached []byte           // working memory
 
 	b          []byte
 	base       int // where the message begins in b
@@ -42,6 +44,8 @@ type outcome uint8
 const (
 	// answered: the answer has been written.
 	answered outcome = iota
+	// cached: the answer to what is not in the zone has been written.
+	cached
 	// silent: there is nothing to say.
 	silent
 	// forward: the name is not in the zone.
@@ -65,17 +69,33 @@ func (r *reply) respond(b, msg []byte, tcp bool) ([]byte, outcome) {
 	}
 	found := r.zone.find(&r.query.name)
 	if found.kind == outside {
-		if !r.noRA {
-			return b, forward
+		if r.noRA {
+			r.rcode = rcodeRefused
+			return r.finish(), answered
 		}
-		r.rcode = rcodeRefused
-		return r.finish(), answered
+		return r.known(b)
 	}
 	r.flags |= flagAA
 	if !r.emit(&found, &r.query.name, question, 0) {
 		return r.b, chase
 	}
 	return r.finish(), answered
+}
+
+// known appends the answer to what is not in the zone, if it is in the cache.
+func (r *reply) known(b []byte) ([]byte, outcome) {
+	if r.cache == nil {
+		return b, forward
+	}
+	var ok bool
+	if r.cached, ok = r.cache.AppendCached(r.cached[:0], r.query.msg); !ok || len(r.cached) < headerLen {
+		return b, forward
+	}
+	r.rcode = uint16(r.cached[3] & 0xf)
+	if len(r.cached) > r.query.limit(r.tcp) {
+		return r.cut(b, r.cached), cached
+	}
+	return append(b, r.cached...), cached
 }
 
 // begin writes the header, and the question if it could be read.

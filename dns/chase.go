@@ -63,7 +63,7 @@ func (a *aside) answer(response []byte) []byte {
 		return r.finish()
 	}
 	if limit := r.query.limit(r.tcp); len(response) > limit {
-		return a.cut(response)
+		return r.cut(nil, response)
 	}
 	return response
 }
@@ -76,10 +76,9 @@ func (a *aside) fail() []byte {
 	return r.finish()
 }
 
-// cut returns a response that is too long for the client without its records.
-func (a *aside) cut(response []byte) []byte {
-	r := &a.reply
-	r.begin(nil, r.tcp)
+// cut appends a response that is too long for the client to b, without its records.
+func (r *reply) cut(b, response []byte) []byte {
+	r.begin(b, r.tcp)
 	flags := binary.BigEndian.Uint16(response[2:])
 	r.rcode, r.flags = flags&0xf, flags&^0xf|flagTC
 	return r.finish()

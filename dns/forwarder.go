@@ -17,3 +17,11 @@ type Forwarder interface {
 	// nothing. Forward does not wait for an upstream. It must stand concurrent calls.
 	Forward(ctx context.Context, query []byte, client netip.AddrPort, tcp bool, reply func(response []byte))
 }
+
+// CachingForwarder is a Forwarder that often knows the answer.
+type CachingForwarder interface {
+	Forwarder
+	// AppendCached appends the answer to a query, as Forward takes one, to dst if it is known
+	// already, whatever its size; otherwise it returns false. It keeps nothing and does not wait.
+	AppendCached(dst, query []byte) (answer []byte, ok bool)
+}

@@ -27,7 +27,7 @@ type ServerConfig struct {
 	Sockets int
 
 	// Outstanding bounds how many queries the Forwarder is being asked for; beyond it, the answer is
-	// SERVFAIL at once. 0: 4096.
+	// SERVFAIL at once. 0: 8192.
 	Outstanding int
 	// Connections bounds those over TCP; another one ends the one that has been idle longest. 0: 1024.
 	Connections int
@@ -56,7 +56,7 @@ func NewServer(c ServerConfig) *Server {
 		c.Sockets = runtime.GOMAXPROCS(0)
 	}
 	if c.Outstanding <= 0 {
-		c.Outstanding = 4096
+		c.Outstanding = 8192
 	}
 	if c.Connections <= 0 {
 		c.Connections = 1024
@@ -154,7 +154,9 @@ func (s *Server) listen(ctx context.Context, addr netip.AddrPort) (net.Listener,
 
 // newReply returns what a worker answers with.
 func (s *Server) newReply() *reply {
-	return &reply{zone: s.cfg.Zone, noRA: s.cfg.Forwarder == nil, random: *rand.NewPCG(rand.Uint64(), rand.Uint64())}
+	r := &reply{zone: s.cfg.Zone, noRA: s.cfg.Forwarder == nil, random: *rand.NewPCG(rand.Uint64(), rand.Uint64())}
+	r.cache, _ = s.cfg.Forwarder.(CachingForwarder)
+	return r
 }
 
 func (s *Server) newCounters(tcp bool, local net.Addr) *counters {

@@ -123,6 +123,11 @@ func (s *Server) converse(ctx context.Context, c *tcpConn, counters *counters) {
 			counters.response(inZone, r.rcode)
 			counters.took(inZone, time.Since(began), 1)
 			out = answer
+		case cached:
+			counters.request(elsewhere, r.query.qtype)
+			counters.response(elsewhere, r.rcode)
+			counters.took(elsewhere, time.Since(began), 1)
+			out = answer
 		default:
 			counters.request(elsewhere, r.query.qtype)
 			response := s.askTCP(ctx, c, counters, newAside(r, outcome), client)

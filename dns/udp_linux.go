@@ -45,7 +45,9 @@ type udpWorker struct {
 
 	packets *[batchLen]packet
 	in, out [batchLen]mmsghdr
-	sending int
+	sending int // how many answers are in out
+	cached  int // of them, answers from the cache
+	counted int // of them, those whose time has been counted
 
 	// What read and write leave, which are made once so that they need not be for each batch.
 	read, write func(fd uintptr) bool
@@ -137,13 +139,15 @@ func (w *udpWorker) run(ctx context.Context) error {
 			}
 			return err
 		}
-		w.sending = 0
+		w.sending, w.cached, w.counted = 0, 0, 0
 		began := time.Now()
 		for i := range n {
 			w.handle(ctx, i)
 		}
 		if w.sending > 0 {
-			w.counters.took(inZone, time.Since(began)/time.Duration(n), w.sending)
+			each := time.Since(began) / time.Duration(n)
+			w.counters.took(inZone, each, w.sending-w.cached-w.counted)
+			w.counters.took(elsewhere, each, w.cached)
 			w.send()
 		}
 	}
@@ -183,6 +187,10 @@ func (w *udpWorker) handle(ctx context.Context, i int) {
 	case answered:
 		w.counters.request(inZone, r.query.qtype)
 		w.counters.response(inZone, r.rcode)
+	case cached:
+		w.counters.request(elsewhere, r.query.qtype)
+		w.counters.response(elsewhere, r.rcode)
+		w.cached++
 	default:
 		w.counters.request(elsewhere, r.query.qtype)
 		later := &later{conn: w.conn, raw: w.raw, from: p.from, nameLen: w.in[i].header.Namelen, control: w.controlOf(i)}
@@ -194,6 +202,7 @@ func (w *udpWorker) handle(ctx context.Context, i int) {
 		if len(response) > len(p.out) {
 			return // cannot be: it has been cut
 		}
+		w.counted++
 		answer = p.out[:copy(p.out[:], response)]
 	}
 	w.queue(i, len(answer))

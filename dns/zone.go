@@ -15,6 +15,8 @@ import (
 type Config struct {
 	Domain string        // "": cluster.local
 	TTL    time.Duration // of records; 0: 5 s
+	// ZeroTTL asks for a TTL of 0.
+	ZeroTTL bool
 	// NoPods leaves out the names of pods by their addresses (1-2-3-4.namespace.pod).
 	NoPods bool
 	// Servers are the addresses of the zone's name server, ns.dns under the domain. Of either family
@@ -114,7 +116,7 @@ func NewZone(c Config) (*Zone, error) {
 	if c.Domain == "" {
 		c.Domain = defaultDomain
 	}
-	if c.TTL == 0 {
+	if c.TTL == 0 && !c.ZeroTTL {
 		c.TTL = defaultTTL
 	}
 	if c.TTL < 0 || c.TTL > maxTTL {
