@@ -210,9 +210,6 @@ func (z *Zone) applySlices(s *service, list []*endpoints.Slice) bool {
 	s.slices = slices.Clone(list)
 	touched := false
 	pairs(before, list, func(was, is *endpoints.Slice) {
-		if was == is {
-			return
-		}
 		first, last := 0, 0 // how many endpoints are the same from the start, and from the end
 		if was != nil && is != nil && was.Family == is.Family && slices.Equal(was.Ports, is.Ports) {
 			first, last = common(was, is)
@@ -230,11 +227,15 @@ func (s *service) wants(list []*endpoints.Slice) bool {
 		slices.ContainsFunc(list, func(sl *endpoints.Slice) bool { return sl.Hostnames != nil })
 }
 
-// pairs calls for every slice of either list, with nil for one that is not in the other.
+// pairs calls for every slice of either list, with nil for one that is not in the other, but not for
+// those that are the same in both.
 func pairs(before, after []*endpoints.Slice, call func(was, is *endpoints.Slice)) {
 	for len(before)+len(after) > 0 {
 		c := 0
 		switch {
+		case len(before) > 0 && len(after) > 0 && before[0] == after[0]:
+			before, after = before[1:], after[1:]
+			continue
 		case len(before) == 0:
 			c = 1
 		case len(after) == 0:
