@@ -144,6 +144,7 @@ func NewZone(c Config) (*Zone, error) {
 			z.ns6 = append(z.ns6, a)
 		}
 	}
+	z.serial.Store(uint32(time.Now().Unix()))
 	z.nsName = append([]byte("\x02ns\x03dns"), domain...)
 	z.soa = z.newSOA()
 	return z, nil
