@@ -207,14 +207,13 @@ func (s *scan) foldOwner(r record) {
 	}
 }
 
-// rotation is the longest row of addresses, if no pointer leads to where it would move something
-// else.
+// rotation is the longest row of addresses, if no pointer leads into what differs between them.
 func (s *scan) rotation() block {
 	b := s.best
 	if b.n < 2 {
 		return block{}
 	}
-	for _, t := range s.targets {
+	for _, t := range s.shared {
 		if t < b.at || t >= b.at+b.n*b.size {
 			continue
 		}

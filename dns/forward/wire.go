@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"math/rand/v2"
+	"slices"
 )
 
 // The parts of a DNS message that a forwarder touches (RFC 1035, section 4.1).
@@ -213,16 +214,27 @@ var errMalformed = errors.New("malformed message")
 // parser walks over the records of an answer.
 type parser struct {
 	msg []byte
-	// targets are the offsets that compression pointers lead to, in the order of reading.
-	targets []int
+	// fixed are the places of what is between a record's owner and its data, which no name may
+	// lead through: TTLs will change.
+	fixed []int
+	// shared are the places of labels that pointers lead to, in the order of reading.
+	shared []int
 }
 
+const fixedLen = 10 // type, class, TTL and length of the data
+
 // name checks the name at off and returns where it ends: its labels are whole, it is no longer than
-// a name may be, and every pointer leads backwards.
+// a name may be, and every pointer leads back to what can be a name that ended before this one.
 func (p *parser) name(off int) (end int, ok bool) {
-	end, length, before := -1, 0, off
-	for pos := off; pos < len(p.msg); {
+	end, length, limit := -1, 0, len(p.msg)
+	for pos, begin := off, off; pos < limit; {
 		c := int(p.msg[pos])
+		if end >= 0 {
+			if p.crossesFixed(pos, pos+c+1) {
+				return 0, false
+			}
+			p.shared = append(p.shared, pos)
+		}
 		switch {
 		case c == 0:
 			if end < 0 {
@@ -236,23 +248,32 @@ func (p *parser) name(off int) (end int, ok bool) {
 				return 0, false
 			}
 		case c >= 0xc0:
-			if pos+1 >= len(p.msg) {
+			if pos+1 >= limit {
 				return 0, false
 			}
 			target := (c&0x3f)<<8 | int(p.msg[pos+1])
-			if target < headerLen || target >= before {
+			if target < headerLen || target >= begin {
 				return 0, false
 			}
 			if end < 0 {
 				end = pos + 2
 			}
-			p.targets = append(p.targets, target)
-			pos, before = target, target
+			pos, limit, begin = target, begin, target
 		default:
 			return 0, false
 		}
 	}
 	return 0, false
+}
+
+// crossesFixed reports whether the label or pointer from pos to end lies where no name may be. Of a
+// pointer, end is beyond; it is two bytes long.
+func (p *parser) crossesFixed(pos, end int) bool {
+	if p.msg[pos] >= 0xc0 {
+		end = pos + 2
+	}
+	i, _ := slices.BinarySearch(p.fixed, pos-fixedLen+1)
+	return i < len(p.fixed) && p.fixed[i] < end
 }
 
 // expand writes the lower-cased name at off, which has been checked, to buf.
@@ -297,11 +318,12 @@ type record struct {
 // record reads the record at off and checks the data of the types that everybody reads.
 func (p *parser) record(off int) (r record, ok bool) {
 	fixed, ok := p.name(off)
-	if !ok || fixed+10 > len(p.msg) {
+	if !ok || fixed+fixedLen > len(p.msg) {
 		return record{}, false
 	}
+	p.fixed = append(p.fixed, fixed)
 	m := p.msg[fixed:]
-	r = record{at: off, fixed: fixed, data: fixed + 10,
+	r = record{at: off, fixed: fixed, data: fixed + fixedLen,
 		typ: binary.BigEndian.Uint16(m), class: binary.BigEndian.Uint16(m[2:]), ttl: binary.BigEndian.Uint32(m[4:])}
 	r.end = r.data + int(binary.BigEndian.Uint16(m[8:]))
 	if r.ttl > 1<<31-1 {
