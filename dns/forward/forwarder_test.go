@@ -143,6 +143,8 @@ func TestRandomness(t *testing.T) {
 	for range 20 {
 		lookup(t, f, "a-rather-long-name.example.org.", dns.TypeA)
 	}
+	mu.Lock()
+	defer mu.Unlock()
 	if len(names) < 19 || len(ids) < 19 || len(ports) < 15 {
 		t.Errorf("20 questions had %d spellings, %d IDs, %d ports", len(names), len(ids), len(ports))
 	}

@@ -62,7 +62,7 @@ const maxKey = maxName + 2 + 2 + 1
 
 // question is what is asked, in the form in which the cache knows it.
 type question struct {
-	key  [maxKey]byte // lower-cased wire name, type, class, flags; keyLen bytes of it
+	key  [maxKey]byte // lower-cased wire name, type, class, flags
 	name int          // length of the name
 	end  int          // where the question ends in the query
 	opt  bool         // the query has an OPT record
