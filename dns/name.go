@@ -1,7 +1,6 @@
 package dns
 
 import (
-	"encoding/hex"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -249,20 +248,4 @@ func octet(label []byte) (byte, bool) {
 		value = value*10 + int(c-'0')
 	}
 	return byte(value), value <= 255
-}
-
-// reverseName returns the name that stands for an address, in presentation form.
-func reverseName(a netip.Addr) string {
-	if a.Is4() {
-		b := a.As4()
-		return fmt.Sprintf("%d.%d.%d.%d.in-addr.arpa.", b[3], b[2], b[1], b[0])
-	}
-	b := a.As16()
-	digits := hex.EncodeToString(b[:])
-	var s strings.Builder
-	for i := len(digits) - 1; i >= 0; i-- {
-		s.WriteByte(digits[i])
-		s.WriteByte('.')
-	}
-	return s.String() + "ip6.arpa."
 }
