@@ -33,8 +33,40 @@ type ServerConfig struct {
 	Connections int
 	// Idle is how long a connection without a query stays. 0: 10 s.
 	Idle time.Duration
+	// LogQuery is told of every query, from any goroutine, if not nil. That costs more than the
+	// answer.
+	LogQuery func(QueryLog)
 	// Listening is called with the addresses once they are open, if not nil.
 	Listening func([]netip.AddrPort)
+}
+
+// QueryLog says what was asked.
+type QueryLog struct {
+	Client netip.AddrPort
+	TCP    bool
+	Name   string
+	Type   string
+	To     string // who answers: zone, cache or upstream
+	Rcode  string // "" if the answer is still to come
+}
+
+// logOutcome tells LogQuery of the query that r has read.
+func (s *Server) logOutcome(r *reply, client netip.AddrPort, o outcome) {
+	if o == silent {
+		return
+	}
+	q := &r.query
+	l := QueryLog{Client: client, TCP: r.tcp, To: "upstream"}
+	if q.end > 0 {
+		l.Name, l.Type = presentation(q.name.wire[:q.name.length]), typeName(q.qtype)
+	}
+	if o == answered || o == cached {
+		l.To, l.Rcode = "zone", rcodeNames[min(r.rcode, rcodes-1)]
+	}
+	if o == cached {
+		l.To = "cache"
+	}
+	s.cfg.LogQuery(l)
 }
 
 // Server answers queries. It is for one Run.

@@ -439,6 +439,28 @@ func TestNotSynced(t *testing.T) {
 	}
 }
 
+// TestLogQuery tells of queries by who answers.
+func TestLogQuery(t *testing.T) {
+	for _, transport := range []string{"udp", "tcp"} {
+		c := newCluster(t)
+		c.services(1)
+		told := make(chan QueryLog, 10)
+		addr := c.serve(t, ServerConfig{Forwarder: upstream{}, LogQuery: func(q QueryLog) { told <- q }})
+		conn := dial(t, transport, addr)
+		for _, tt := range []struct{ name, qtype, want string }{
+			{"missing.svc.Cluster.local.", "AAAA", "missing.svc.cluster.local. AAAA zone NXDOMAIN"},
+			{"example.org.", "AXFR", "example.org. TYPE252 zone REFUSED"},
+			{"example.org.", "A", "example.org. A upstream "},
+		} {
+			conn.ask(t, newQuery(t, tt.name, tt.qtype, false))
+			q := <-told
+			if got := fmt.Sprint(q.Name, " ", q.Type, " ", q.To, " ", q.Rcode); got != tt.want || q.TCP != (transport == "tcp") || !q.Client.Addr().IsLoopback() {
+				t.Errorf("%+v, want %s", q, tt.want)
+			}
+		}
+	}
+}
+
 // TestStats counts a query and its answer.
 func TestStats(t *testing.T) {
 	c := newCluster(t)

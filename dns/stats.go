@@ -1,6 +1,7 @@
 package dns
 
 import (
+	"strconv"
 	"sync/atomic"
 	"time"
 )
@@ -31,6 +32,14 @@ func typeIndex(t uint16) int {
 		}
 	}
 	return 0
+}
+
+// typeName writes a type for people.
+func typeName(t uint16) string {
+	if i := typeIndex(t); i > 0 {
+		return countedTypes[i].name
+	}
+	return "TYPE" + strconv.Itoa(int(t))
 }
 
 const rcodes = 17

@@ -114,6 +114,9 @@ func (s *Server) converse(ctx context.Context, c *tcpConn, counters *counters) {
 		out = append(out, 0, 0)
 		began := time.Now()
 		answer, outcome := r.respond(out, query, true)
+		if s.cfg.LogQuery != nil {
+			s.logOutcome(r, client, outcome)
+		}
 		switch outcome {
 		case silent:
 			counters.dropped.Add(1)

@@ -180,6 +180,9 @@ func (w *udpWorker) handle(ctx context.Context, i int) {
 	p := &w.packets[i]
 	r := w.reply
 	answer, outcome := r.respond(p.out[:0], p.in[:w.in[i].length], false)
+	if w.server.cfg.LogQuery != nil {
+		w.server.logOutcome(r, addrPort(&p.from), outcome)
+	}
 	switch outcome {
 	case silent:
 		w.counters.dropped.Add(1)

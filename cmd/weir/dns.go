@@ -36,6 +36,7 @@ type dnsOptions struct {
 	ttl                uint32
 	pods               string
 	metrics            string
+	logQueries         bool
 }
 
 func newDNS() *cobra.Command {
@@ -66,6 +67,7 @@ func (o *dnsOptions) addFlags(f *pflag.FlagSet) {
 	f.StringVar(&o.domain, "cluster-domain", "cluster.local", "the cluster's domain")
 	f.Uint32Var(&o.ttl, "ttl", 5, "`seconds` for which clients may remember an answer")
 	f.StringVar(&o.pods, "pods", "insecure", "names of pods by their addresses: insecure (whatever the address, in namespaces that exist) or disabled")
+	f.BoolVar(&o.logQueries, "log-queries", false, "log every query")
 	f.StringVar(&o.metrics, "metrics-bind-address", "127.0.0.1:9153", "address of /metrics and /ready; \"\": none")
 }
 
@@ -118,14 +120,20 @@ func (o *dnsOptions) run(cmd *cobra.Command) error {
 	group, ctx := errgroup.WithContext(cmd.Context())
 	engine := endpoints.New(endpoints.Config{})
 	names := engine.Subscribe()
-	forwarder := forward.New(forward.Options{ResolvConf: o.resolvConf, Listen: c.listen, Logger: klog.FromContext(ctx)}, c.forwarding())
+	forwarding := dnsmetrics.NewForwarding(c.listen[0].String())
+	forwarder := forward.New(forward.Options{ResolvConf: o.resolvConf, Listen: c.listen, Observer: forwarding, Logger: klog.FromContext(ctx)}, c.forwarding())
+	forwarding.Of(forwarder)
 	if err := c.follow(ctx, group, engine, forwarder); err != nil {
 		return err
 	}
-	server := dns.NewServer(dns.ServerConfig{Zone: c.zone, Forwarder: forwarder, Listen: c.listen})
+	config := dns.ServerConfig{Zone: c.zone, Forwarder: forwarder, Listen: c.listen}
+	if o.logQueries {
+		config.LogQuery = logQuery(klog.FromContext(ctx))
+	}
+	server := dns.NewServer(config)
 	recorder := dnsmetrics.NewRecorder(server, c.listen[0].String())
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(recorder)
+	registry.MustRegister(recorder, forwarding)
 
 	group.Go(func() error { return forwarder.Run(ctx) })
 	group.Go(func() error { return c.zone.Run(ctx, names, recorder.Updated) })
@@ -137,6 +145,13 @@ func (o *dnsOptions) run(cmd *cobra.Command) error {
 	web := health.Server{Name: "metrics", Addr: o.metrics, Handler: pages}
 	group.Go(func() error { return web.Run(ctx) })
 	return group.Wait()
+}
+
+// logQuery returns what writes a line for each query.
+func logQuery(logger klog.Logger) func(dns.QueryLog) {
+	return func(q dns.QueryLog) {
+		logger.Info("Query", "client", q.Client, "tcp", q.TCP, "name", q.Name, "type", q.Type, "to", q.To, "rcode", q.Rcode)
+	}
 }
 
 // forwarding returns who is asked for other names, as far as the flags say.

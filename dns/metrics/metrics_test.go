@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/weir-project/weir/dns"
+	"github.com/weir-project/weir/dns/forward"
 	"github.com/weir-project/weir/endpoints"
 )
 
@@ -24,7 +25,10 @@ func TestRecorder(t *testing.T) {
 	s := dns.NewServer(dns.ServerConfig{Zone: zone, Listen: []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:0")}})
 	r := NewRecorder(s, "127.0.0.1:53")
 	registry := prometheus.NewPedanticRegistry()
-	registry.MustRegister(r)
+	forwarding := NewForwarding("127.0.0.1:53")
+	forwarding.Of(forward.New(forward.Options{}, forward.Config{}))
+	forwarding.UpstreamDone(netip.MustParseAddrPort("192.0.2.1:53"), false, time.Millisecond, 3, nil)
+	registry.MustRegister(r, forwarding)
 	get := func(h http.Handler) (int, string) {
 		w := httptest.NewRecorder()
 		h.ServeHTTP(w, httptest.NewRequest("GET", "/", nil))
@@ -54,6 +58,8 @@ func TestRecorder(t *testing.T) {
 	for _, want := range []string{
 		`coredns_dns_request_duration_seconds_count{server="dns://127.0.0.1:53",view="",zone="cluster.local."} 0`,
 		`coredns_kubernetes_dns_programming_duration_seconds_count 1`,
+		`coredns_proxy_request_duration_seconds_count{proxy_name="forward",rcode="NXDOMAIN",to="192.0.2.1:53"} 1`,
+		`coredns_cache_hits_total{server="dns://127.0.0.1:53",type="success",view="",zones="."} 0`,
 		`weir_dns_connections{server="dns://127.0.0.1:53"} 0`,
 	} {
 		if !strings.Contains(page, want) {

@@ -32,12 +32,14 @@ const (
 	pathNodes    = "/api/v1/nodes"
 	pathSlices   = "/apis/discovery.k8s.io/v1/endpointslices"
 	pathSpaces   = "/api/v1/namespaces"
+	pathConfig   = "/api/v1/namespaces/kube-system/configmaps"
 	pathCIDRs    = "/apis/networking.k8s.io/v1/servicecidrs"
 )
 
 var kinds = map[string]metav1.TypeMeta{
 	pathServices: {APIVersion: "v1", Kind: "Service"},
 	pathNodes:    {APIVersion: "v1", Kind: "Node"},
+	pathConfig:   {APIVersion: "v1", Kind: "ConfigMap"},
 	pathSpaces:   {APIVersion: "v1", Kind: "Namespace"},
 	pathSlices:   {APIVersion: "discovery.k8s.io/v1", Kind: "EndpointSlice"},
 	pathCIDRs:    {APIVersion: "networking.k8s.io/v1", Kind: "ServiceCIDR"},
@@ -397,6 +399,46 @@ func TestDNS(t *testing.T) {
 		if got := names.Take(); len(got.Services) != 4 {
 			t.Errorf("DNS hears of %v", got.Services)
 		}
+	}
+}
+
+// TestFollowConfigMap follows one ConfigMap, which comes, changes and goes.
+func TestFollowConfigMap(t *testing.T) {
+	api := newAPIServer()
+	client, err := kubernetes.NewForConfig(&rest.Config{Host: serve(t, api).URL, QPS: 1000, Burst: 1000})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	told, done := make(chan string, 10), make(chan error)
+	go func() {
+		done <- NewSource(Config{Client: client, Reporter: &reports{}}).FollowConfigMap(ctx, "kube-system", "kube-dns",
+			func(data map[string]string) { told <- fmt.Sprint(data) })
+	}()
+	expect := func(want string) {
+		t.Helper()
+		select {
+		case got := <-told:
+			if got != want {
+				t.Errorf("told %s, want %s", got, want)
+			}
+		case <-time.After(20 * time.Second):
+			t.Fatalf("never told %s", want)
+		}
+	}
+	set := func(name, value string) {
+		api.set(pathConfig, &v1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "kube-system", Name: name}, Data: map[string]string{"k": value}})
+	}
+	expect("map[]")
+	set("kube-dns", "1")
+	expect("map[k:1]")
+	set("kube-dns", "2")
+	expect("map[k:2]")
+	api.delete(pathConfig, "kube-system", "kube-dns")
+	expect("map[]")
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
 	}
 }
 
