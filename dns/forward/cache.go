@@ -10,7 +10,7 @@ const shardCount = 16 // a power of two
 
 // entryOverhead is what an entry costs beside its key, body and offsets, in bytes: itself, its
 // place in the map, and what the allocator rounds up.
-const entryOverhead = 352
+const entryOverhead = 216
 
 func (e *entry) cost() int {
 	return entryOverhead + (len(e.key)+len(e.body)+2*len(e.ttlAt))*9/8

@@ -49,7 +49,7 @@ func (f *Forwarder) land(s *shard, fl *flight, e *entry) {
 	if e.kind == failure {
 		if before := s.entries[e.key]; before != nil && before.kind != failure {
 			if e, ttl = before, before.remaining(max(now, before.stored)); now >= before.expires {
-				ttl = f.staleLocked(s)
+				ttl = f.staleLocked(s, len(fl.waiters))
 			}
 		}
 	}
@@ -79,9 +79,8 @@ func (f *Forwarder) tellStale(s *shard, fl *flight) {
 		return
 	}
 	e.recheck = now + f.opts.StaleTTL
-	ttl := f.staleLocked(s)
-	s.stats.ServedStale += uint64(max(len(fl.waiters)-1, 0))
 	waiters := fl.waiters
+	ttl := f.staleLocked(s, len(waiters))
 	fl.waiters = nil
 	s.mu.Unlock()
 	f.tell(waiters, e, ttl)
@@ -166,7 +165,7 @@ const maxTries = 6
 // launch asks the next upstream, each at most twice, and none again that has answered. It returns
 // nil if there is none.
 func (t *flown) launch() *upstream {
-	for t.tries < min(2*len(t.order), maxTries) {
+	for t.ctx.Err() == nil && t.tries < min(2*len(t.order), maxTries) {
 		u := t.order[t.tries%len(t.order)].upstream
 		t.tries++
 		if t.settled[u] {

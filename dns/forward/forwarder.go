@@ -179,7 +179,7 @@ func (f *Forwarder) useLocked(s *shard, q *question) (*entry, uint32) {
 		return e, e.remaining(now)
 	case old:
 		s.hitLocked(e)
-		return e, f.staleLocked(s)
+		return e, f.staleLocked(s, 1)
 	}
 	return nil, 0
 }
@@ -189,15 +189,16 @@ func (e *entry) remaining(now time.Duration) uint32 {
 	return uint32((e.expires - now + time.Second - 1) / time.Second)
 }
 
-func (f *Forwarder) staleLocked(s *shard) uint32 {
-	s.stats.ServedStale++
+// staleLocked counts n clients that are given what is stale, and returns the TTL to say.
+func (f *Forwarder) staleLocked(s *shard, n int) uint32 {
+	s.stats.ServedStale += uint64(n)
 	return uint32(f.opts.StaleTTL / time.Second)
 }
 
 // prefetchLocked asks again for e, for which nobody waits, unless upstreams are busy.
 func (f *Forwarder) prefetchLocked(s *shard, q *question, e *entry) {
 	e.refreshing = true
-	if s.flights[e.key] == nil && f.outstanding.Load() < int64(f.opts.MaxOutstanding/2) && f.takeOffLocked(s, q, nil) != nil {
+	if s.flights[e.key] == nil && f.outstanding.Load() < int64(f.opts.MaxOutstanding/2) && f.takeOffLocked(s, q, e) != nil {
 		s.stats.Prefetches++
 	}
 }
@@ -223,7 +224,7 @@ func (f *Forwarder) joinLocked(s *shard, q *question, w waiter) (*entry, uint32)
 	f.waiting.Add(-1)
 	f.rejected.Add(1)
 	if stale != nil {
-		return stale, f.staleLocked(s)
+		return stale, f.staleLocked(s, 1)
 	}
 	return failed(q, rcodeServFail, f.limits), 0
 }

@@ -179,7 +179,7 @@ func TestLies(t *testing.T) {
 					t.Errorf("answer is %q", got)
 				}
 			}
-			if f.Stats().Mismatched == 0 {
+			if liar.udp.Load() > 0 && f.Stats().Mismatched == 0 {
 				t.Error("no mismatch counted")
 			}
 		})

@@ -11,8 +11,7 @@ type Observer interface {
 	// UpstreamDone is told of every exchange with an upstream: how long it took and, if err is nil,
 	// the rcode of the answer. It is coredns_proxy_request_duration_seconds{to, rcode}.
 	UpstreamDone(to netip.AddrPort, tcp bool, took time.Duration, rcode int, err error)
-	// UpstreamDown is told that an upstream no longer answers, or does so again, or that it asks us
-	// in its turn.
+	// UpstreamDown is told that an upstream no longer answers, or does so again.
 	UpstreamDown(to netip.AddrPort, down bool)
 }
 

@@ -400,3 +400,80 @@ func TestWaitingIsBounded(t *testing.T) {
 		}
 	})
 }
+
+// While nobody more can be asked for, what is stale is better than nothing.
+func TestStaleBeyondTheBound(t *testing.T) {
+	inTime(t, Options{MaxOutstanding: 1}, up(1), func(t *testing.T, f *Forwarder, n *fakeNet) {
+		ask(t, f)
+		time.Sleep(2 * time.Minute)
+		n.set(time.Second, fixed(0, "x. 60 A 192.0.2.2"))
+		var wg sync.WaitGroup
+		wg.Go(func() { lookup(t, f, "other.example.", dns.TypeA) })
+		synctest.Wait()
+		want(t, ask(t, f), "NOERROR, 5 A 192.0.2.1")
+		wg.Wait()
+		want(t, ask(t, f), "NOERROR, 60 A 192.0.2.2")
+	})
+}
+
+// A popular answer whose refresh hangs at its end is still given, stale, without waiting for long.
+func TestPrefetchHangs(t *testing.T) {
+	inTime(t, Options{}, up(1), func(t *testing.T, f *Forwarder, n *fakeNet) {
+		for range 5 {
+			ask(t, f)
+		}
+		n.set(0, lost)
+		time.Sleep(59 * time.Second)
+		ask(t, f) // begins the refresh
+		time.Sleep(1100 * time.Millisecond)
+		begin := time.Now()
+		want(t, ask(t, f), "NOERROR, 5 A 192.0.2.1")
+		if took := time.Since(begin); took > 700*time.Millisecond {
+			t.Errorf("waited %v", took)
+		}
+	})
+}
+
+// watcher is an Observer that counts.
+type watcher struct {
+	mu          sync.Mutex
+	done        map[string]int
+	downs, back int
+}
+
+func (w *watcher) UpstreamDone(to netip.AddrPort, tcp bool, took time.Duration, rcode int, err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.done[fmt.Sprint(to, " ", tcp, " ", took, " ", rcode, " ", err != nil)]++
+}
+
+func (w *watcher) UpstreamDown(_ netip.AddrPort, down bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if down {
+		w.downs++
+	} else {
+		w.back++
+	}
+}
+
+func TestObserver(t *testing.T) {
+	w := &watcher{done: map[string]int{}}
+	inTime(t, Options{Observer: w}, up(1), func(t *testing.T, f *Forwarder, n *fakeNet) {
+		ask(t, f)
+		ask(t, f)
+		n.set(0, gone)
+		lookup(t, f, "other.example.", dns.TypeA)
+		n.set(0, nx)
+		time.Sleep(time.Second)
+		lookup(t, f, "third.example.", dns.TypeA)
+		synctest.Wait()
+		want(t, fmt.Sprint(w.done), "map[192.0.2.1:53 false 0s -1 true:2 192.0.2.1:53 false 0s 3 false:1 192.0.2.1:53 false 10ms 0 false:1]")
+		if w.downs != 1 || w.back != 1 {
+			t.Errorf("%d times down, %d times back", w.downs, w.back)
+		}
+		if st := f.Stats().Cache; st.Misses != 3 || st.HitsSuccess != 1 || st.EntriesSuccess != 1 || st.EntriesDenial != 1 || st.Bytes == 0 {
+			t.Errorf("%+v", st)
+		}
+	})
+}
