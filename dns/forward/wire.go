@@ -71,11 +71,9 @@ type question struct {
 	b3   byte
 }
 
-func (q *question) keyLen() int       { return q.name + 5 }
 func (q *question) bytes() []byte     { return q.key[:q.name+5] }
 func (q *question) lower() []byte     { return q.key[:q.name] }
 func (q *question) qtype() uint16     { return binary.BigEndian.Uint16(q.key[q.name:]) }
-func (q *question) class() uint16     { return binary.BigEndian.Uint16(q.key[q.name+2:]) }
 func (q *question) wantsAD() bool     { return q.do || q.b3&flagAD != 0 }
 func (q *question) flags() byte       { return q.key[q.name+4] }
 func (q *question) typeClass() []byte { return q.key[q.name : q.name+4] }
