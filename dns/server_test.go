@@ -302,6 +302,69 @@ func TestChanges(t *testing.T) {
 	}
 }
 
+// TestNoMixture asks while all endpoints of a service, or all of a service, are replaced at once:
+// every answer is what was before or what is after.
+func TestNoMixture(t *testing.T) {
+	c := newCluster(t)
+	c.headless(100)
+	name := endpoints.Name{Namespace: "default", Name: "web"}
+	web := func(i int) *endpoints.Service {
+		return &endpoints.Service{Name: name, ClusterIPs: []netip.Addr{netip.AddrFrom4([4]byte{10, 96, 0, byte(i)})},
+			Ports: []endpoints.Port{{Name: "p", Protocol: endpoints.TCP, Port: uint16(i)}}}
+	}
+	c.engine.SetService(web(1))
+	c.zone.Update(c.names)
+	done := make(chan struct{})
+	failed := make(chan string, 2)
+	ask := func(qtype, name string, check func(b []byte, m dnsmessage.Message) bool) {
+		r := &reply{zone: c.zone}
+		query := newQuery(t, name, qtype, false)
+		for {
+			select {
+			case <-done:
+				failed <- ""
+				return
+			default:
+			}
+			b, _ := r.respond(nil, query, true)
+			var m dnsmessage.Message
+			if err := m.Unpack(b); err != nil || !check(b, m) {
+				failed <- fmt.Sprintf("%s %s: %v %v", name, qtype, m, err)
+				return
+			}
+		}
+	}
+	go ask("A", "big.default.svc.cluster.local", func(_ []byte, m dnsmessage.Message) bool {
+		kind := -1
+		for _, a := range m.Answers {
+			k := int(a.Body.(*dnsmessage.AResource).A[2])
+			if kind >= 0 && k != kind {
+				return false
+			}
+			kind = k
+		}
+		return len(m.Answers) == 100
+	})
+	go ask("SRV", "_p._tcp.web.default.svc.cluster.local", func(_ []byte, m dnsmessage.Message) bool {
+		return len(m.Answers) == 1 && len(m.Additionals) == 1 &&
+			m.Answers[0].Body.(*dnsmessage.SRVResource).Port == uint16(m.Additionals[0].Body.(*dnsmessage.AResource).A[3])
+	})
+	for i := range 300 {
+		c.engine.SetSlice(bigSlice(0, 100, i%2<<8))
+		c.engine.SetService(web(1 + i%2))
+		c.zone.Update(c.names)
+		if len(failed) > 0 {
+			break
+		}
+	}
+	close(done)
+	for range 2 {
+		if s := <-failed; s != "" {
+			t.Error(s)
+		}
+	}
+}
+
 // slow answers a name that begins with s after a time, and others at once; and never one with n.
 type slow struct {
 	wait  time.Duration
