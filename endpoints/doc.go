@@ -15,6 +15,10 @@
 //		...
 //	}
 //
+// DNS wants to know more than traffic does: of headless services, of those that another proxy
+// serves, of ExternalName, of Namespaces. A source delivers those if it is told to, to the same
+// Engine, and a [Subscription] hears of them. Take and Resolve do as if they were not there.
+//
 // Resolve merges the slices of a service and chooses, for each of its ports and families, the
 // endpoints that traffic policy, readiness and topology hints leave. It is the only place where
 // that is decided. Its cost is that of the one service, 20 ns for each endpoint, and it allocates

@@ -20,18 +20,19 @@ type Config struct {
 type Engine struct {
 	nodeName string
 	started  time.Time
-	wake     chan struct{}
+	traffic  *Subscription // the Engine's own: what is Proxied, and the node
 
 	// mu guards everything down to resolving.
-	mu       sync.Mutex
-	services map[Name]*entry
-	slices   map[Name]*Slice
-	node     *Node
-	cidrs    []netip.Prefix
-	sizes    Sizes
-	synced   kinds
-	revision uint64
-	changes  Changes // gathered for the next Take; Revision, Node and ServiceCIDRs are filled in there
+	mu         sync.Mutex
+	services   map[Name]*entry
+	slices     map[Name]*Slice
+	namespaces map[string]struct{}
+	node       *Node
+	cidrs      []netip.Prefix
+	sizes      Sizes
+	synced     kinds
+	revision   uint64
+	consumers  []*Subscription // traffic is the first
 
 	// resolving guards scratch, so that only one Resolve at a time has its working memory. It is
 	// taken before mu.
@@ -46,7 +47,7 @@ var _ Sink = (*Engine)(nil)
 type entry struct {
 	service *Service // nil: slices only
 	slices  []*Slice // by name
-	dirty   bool     // listed in changes.Services
+	dirty   uint8    // for whom it is listed in Changes.Services, by Subscription.bit
 }
 
 // kinds is a set of the kinds of objects that a source delivers.
@@ -57,8 +58,10 @@ const (
 	kindSlices
 	kindNode
 	kindServiceCIDRs
+	kindNamespaces
 
-	allKinds = kindServices | kindSlices | kindNode | kindServiceCIDRs
+	trafficKinds = kindServices | kindSlices | kindNode | kindServiceCIDRs
+	nameKinds    = kindServices | kindSlices | kindNamespaces
 )
 
 // Changes is what has changed since the last Take.
@@ -68,6 +71,8 @@ type Changes struct {
 	// Services are those for which Resolve may give something new, each once, in the order in
 	// which they were first touched. Some may be gone.
 	Services []Name
+
+	Namespaces []string // those that came or went, perhaps more than once; for a Subscription only
 
 	NodeChanged  bool // something about Node
 	CIDRsChanged bool
@@ -92,25 +97,28 @@ type Sizes struct {
 
 // New returns an empty Engine.
 func New(c Config) *Engine {
-	return &Engine{
-		nodeName: c.NodeName,
-		started:  time.Now(),
-		wake:     make(chan struct{}, 1),
-		services: map[Name]*entry{},
-		slices:   map[Name]*Slice{},
+	e := &Engine{
+		nodeName:   c.NodeName,
+		started:    time.Now(),
+		services:   map[Name]*entry{},
+		slices:     map[Name]*Slice{},
+		namespaces: map[string]struct{}{},
 	}
+	e.traffic = &Subscription{engine: e, bit: 1, wake: make(chan struct{}, 1)}
+	e.consumers = []*Subscription{e.traffic}
+	return e
 }
 
 // Wake returns a channel that holds one value whenever something has changed since it was last
 // received from, Synced included.
-func (e *Engine) Wake() <-chan struct{} { return e.wake }
+func (e *Engine) Wake() <-chan struct{} { return e.traffic.wake }
 
-// Synced reports whether every kind of object has been delivered completely once. Until then
-// nothing may be concluded from what is not there.
+// Synced reports whether every kind of object that traffic depends on has been delivered completely
+// once. Until then nothing may be concluded from what is not there.
 func (e *Engine) Synced() bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return e.synced == allKinds
+	return e.synced&trafficKinds == trafficKinds
 }
 
 // Revision returns the number of events so far that changed something.
@@ -120,19 +128,13 @@ func (e *Engine) Revision() uint64 {
 	return e.revision
 }
 
-// Take returns what has changed since the last Take, and takes it for dealt with. The slices in it
+// Take returns what traffic depends on and has changed since the last Take, and takes it for dealt with. The slices in it
 // are the caller's.
 func (e *Engine) Take() Changes {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	c := e.changes
-	e.changes = Changes{}
-	for _, name := range c.Services {
-		entry := e.services[name]
-		entry.dirty = false
-		e.dropIfEmptyLocked(name, entry)
-	}
-	c.Revision, c.Node, c.ServiceCIDRs = e.revision, e.node, slices.Clone(e.cidrs)
+	c := e.traffic.takeLocked()
+	c.Node, c.ServiceCIDRs = e.node, slices.Clone(e.cidrs)
 	return c
 }
 
@@ -221,9 +223,9 @@ func (e *Engine) setServiceLocked(s *Service) {
 	if entry.service == nil {
 		e.sizes.Services++
 	}
+	proxied := entry.service.Proxied() || s.Proxied()
 	entry.service = s
-	e.changes.ServiceEvents++
-	e.dirtyLocked(s.Name, entry)
+	e.dirtyLocked(s.Name, entry, proxied, serviceEvent)
 }
 
 // DeleteService implements Sink.
@@ -239,8 +241,7 @@ func (e *Engine) deleteServiceLocked(name Name) {
 		return
 	}
 	e.sizes.Services--
-	e.changes.ServiceEvents++
-	e.dirtyLocked(name, entry)
+	e.dirtyLocked(name, entry, entry.service.Proxied(), serviceEvent)
 	entry.service = nil
 }
 
@@ -287,11 +288,24 @@ func (e *Engine) setSliceLocked(s *Slice) {
 	entry := e.entryLocked(s.Service)
 	at, _ := find(entry.slices, s.Name)
 	entry.slices = slices.Insert(entry.slices, at, s)
-	e.changes.SliceEvents++
+	var triggered time.Time
 	if s.Triggered.After(e.started) {
-		e.changes.Triggers = append(e.changes.Triggers, s.Triggered)
+		triggered = s.Triggered
 	}
-	e.dirtyLocked(s.Service, entry)
+	e.sliceEventLocked(entry, triggered)
+	e.dirtyLocked(s.Service, entry, entry.service.Proxied(), nothing)
+}
+
+// sliceEventLocked counts a slice that was set or deleted.
+func (e *Engine) sliceEventLocked(en *entry, triggered time.Time) {
+	for _, c := range e.consumers {
+		if c != e.traffic || en.service == nil || en.service.Proxied() {
+			c.changes.SliceEvents++
+			if !triggered.IsZero() {
+				c.changes.Triggers = append(c.changes.Triggers, triggered)
+			}
+		}
+	}
 }
 
 // DeleteSlice implements Sink.
@@ -307,7 +321,7 @@ func (e *Engine) deleteSliceLocked(name Name) {
 		return
 	}
 	delete(e.slices, name)
-	e.changes.SliceEvents++
+	e.sliceEventLocked(e.services[old.Service], time.Time{})
 	e.removeSliceLocked(old, Name{})
 }
 
@@ -320,7 +334,7 @@ func (e *Engine) removeSliceLocked(old *Slice, next Name) {
 	at, _ := find(entry.slices, old.Name)
 	entry.slices = slices.Delete(entry.slices, at, at+1)
 	if old.Service != next {
-		e.dirtyLocked(old.Service, entry)
+		e.dirtyLocked(old.Service, entry, entry.service.Proxied(), nothing)
 		e.dropIfEmptyLocked(old.Service, entry)
 	}
 }
@@ -343,8 +357,9 @@ func (e *Engine) SetNode(n *Node) {
 	if !e.node.Equal(n) {
 		rezoned := zoneOf(e.node) != zoneOf(n)
 		e.node = n
-		e.changes.NodeChanged = true
-		e.touchLocked()
+		e.traffic.changes.NodeChanged = true
+		e.revision++
+		e.traffic.touchLocked()
 		if rezoned {
 			e.dirtyHintedLocked()
 		}
@@ -363,13 +378,14 @@ func zoneOf(n *Node) string {
 func (e *Engine) dirtyHintedLocked() {
 	var hinted []Name
 	for name, entry := range e.services {
-		if slices.ContainsFunc(entry.slices, (*Slice).zoneHinted) {
+		if entry.service.Proxied() && slices.ContainsFunc(entry.slices, (*Slice).zoneHinted) {
 			hinted = append(hinted, name)
 		}
 	}
 	slices.SortFunc(hinted, Name.Compare)
 	for _, name := range hinted {
-		e.dirtyLocked(name, e.services[name])
+		e.revision++
+		e.traffic.dirtyLocked(name, e.services[name])
 	}
 }
 
@@ -383,8 +399,9 @@ func (e *Engine) SetServiceCIDRs(cidrs []netip.Prefix) {
 	defer e.mu.Unlock()
 	if !slices.Equal(e.cidrs, cidrs) {
 		e.cidrs = slices.Clone(cidrs)
-		e.changes.CIDRsChanged = true
-		e.touchLocked()
+		e.traffic.changes.CIDRsChanged = true
+		e.revision++
+		e.traffic.touchLocked()
 	}
 	e.syncedLocked(kindServiceCIDRs)
 }
@@ -400,43 +417,42 @@ func (e *Engine) entryLocked(name Name) *entry {
 }
 
 func (e *Engine) dropIfEmptyLocked(name Name, en *entry) {
-	if en.service == nil && len(en.slices) == 0 && !en.dirty {
+	if en.service == nil && len(en.slices) == 0 && en.dirty == 0 {
 		delete(e.services, name)
 	}
 }
 
-// dirtyLocked notes that something changed under a service's name. Slices without a service change
-// nothing that anybody could see; they are looked at when the service appears.
-func (e *Engine) dirtyLocked(name Name, en *entry) {
+// event is what a consumer counts of a change.
+type event uint8
+
+const (
+	nothing event = iota
+	serviceEvent
+)
+
+// dirtyLocked notes that something changed under a service's name; proxied says whether traffic
+// depends on it. Slices without a service change nothing that anybody could see; they are looked at
+// when the service appears.
+func (e *Engine) dirtyLocked(name Name, en *entry, proxied bool, counted event) {
 	if en.service == nil {
 		return
 	}
-	if !en.dirty {
-		en.dirty = true
-		e.changes.Services = append(e.changes.Services, name)
-	}
-	e.touchLocked()
-}
-
-// touchLocked counts a change and wakes who waits for one.
-func (e *Engine) touchLocked() {
 	e.revision++
-	if e.changes.Since.IsZero() {
-		e.changes.Since = time.Now()
+	for _, c := range e.consumers {
+		if c != e.traffic || proxied {
+			if counted == serviceEvent {
+				c.changes.ServiceEvents++
+			}
+			c.dirtyLocked(name, en)
+		}
 	}
-	e.signal()
 }
 
 func (e *Engine) syncedLocked(k kinds) {
 	if e.synced&k == 0 {
 		e.synced |= k
-		e.signal()
-	}
-}
-
-func (e *Engine) signal() {
-	select {
-	case e.wake <- struct{}{}:
-	default:
+		for _, c := range e.consumers {
+			c.signal()
+		}
 	}
 }

@@ -8,7 +8,8 @@ func (s *Service) Equal(o *Service) bool {
 		return s == o
 	}
 	return s == o || s.Name == o.Name && s.UID == o.UID && s.Created.Equal(o.Created) &&
-		s.Headless == o.Headless && s.Restricted == o.Restricted &&
+		s.Headless == o.Headless && s.NoProxy == o.NoProxy && s.ExternalName == o.ExternalName &&
+		s.Restricted == o.Restricted &&
 		s.InternalLocal == o.InternalLocal && s.ExternalLocal == o.ExternalLocal &&
 		s.Affinity == o.Affinity && s.HealthCheckPort == o.HealthCheckPort &&
 		slices.Equal(s.ClusterIPs, o.ClusterIPs) &&
@@ -24,7 +25,8 @@ func (s *Slice) Equal(o *Slice) bool {
 		return s == o
 	}
 	return s == o || s.Name == o.Name && s.Service == o.Service && s.Family == o.Family &&
-		slices.Equal(s.Ports, o.Ports) && slices.EqualFunc(s.Endpoints, o.Endpoints, Endpoint.Equal)
+		slices.Equal(s.Ports, o.Ports) && slices.EqualFunc(s.Endpoints, o.Endpoints, Endpoint.Equal) &&
+		slices.Equal(s.Hostnames, o.Hostnames)
 }
 
 // Equal reports whether e and o say the same.

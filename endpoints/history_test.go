@@ -58,7 +58,8 @@ func (h *history) service() *Service {
 	if h.flag() {
 		s.ExternalIPs = append(s.ExternalIPs, netip.MustParseAddr("192.0.2.1"))
 	}
-	s.Headless = h.n(8) == 7
+	kind := h.n(16)
+	s.Headless, s.NoProxy = kind == 14, kind == 15
 	s.InternalLocal, s.ExternalLocal = h.flag(), h.flag()
 	first := h.n(len(historyPorts))
 	s.Ports = historyPorts[first:min(len(historyPorts), first+h.n(3))]
@@ -232,7 +233,7 @@ func (h *history) check(t *testing.T) {
 func (h *history) naive(name Name) string {
 	svc := h.services[name]
 	r := Resolved{Service: svc}
-	if svc == nil {
+	if svc == nil || svc.Headless || svc.NoProxy {
 		return ""
 	}
 	for _, port := range svc.Ports {

@@ -7,11 +7,11 @@ import (
 
 // Serves reports whether a service takes part in a family: whether it has a cluster IP of it. Of a
 // service without any cluster IP (a manifest may describe one) its other addresses decide, and
-// node ports alone are in both families. A headless service takes part in none.
+// node ports alone are in both families. A service that is not Proxied takes part in none.
 func (s *Service) Serves(f Family) bool {
 	of := func(a netip.Addr) bool { return FamilyOf(a) == f }
 	switch {
-	case s.Headless:
+	case !s.Proxied():
 		return false
 	case len(s.ClusterIPs) > 0:
 		return slices.ContainsFunc(s.ClusterIPs, of)
@@ -29,8 +29,8 @@ func (s *Service) usesCluster() bool { return !s.InternalLocal || s.External() }
 func (s *Service) usesLocal() bool { return s.InternalLocal || s.ExternalLocal && s.External() }
 
 // Resolve fills r with a service as it is now, and the endpoints of each of its ports in each
-// family that it serves: port by port, IPv4 first. It reuses the memory of r, so r must not be read
-// meanwhile.
+// family that it serves: port by port, IPv4 first. A service that is not Proxied is none. It reuses
+// the memory of r, so r must not be read meanwhile.
 func (e *Engine) Resolve(name Name, r *Resolved) {
 	e.resolving.Lock()
 	defer e.resolving.Unlock()
@@ -52,13 +52,13 @@ func (e *Engine) Resolve(name Name, r *Resolved) {
 	x.forget()
 }
 
-// view returns the service and this node's zone, and leaves the service's slices in the scratch.
+// view returns the service, if it is Proxied, and this node's zone, and leaves the service's slices in the scratch.
 func (e *Engine) view(name Name) (*Service, string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.scratch.slices = e.scratch.slices[:0]
 	en := e.services[name]
-	if en == nil || en.service == nil {
+	if en == nil || !en.service.Proxied() {
 		return nil, ""
 	}
 	e.scratch.slices = append(e.scratch.slices, en.slices...)

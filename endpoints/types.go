@@ -89,6 +89,12 @@ type Service struct {
 	// Headless is clusterIP "None". Such a service, and one without any address (ExternalName),
 	// has no frontends.
 	Headless bool
+	// NoProxy says that only DNS is to know the service: another proxy serves it, or it is of type
+	// ExternalName. A source that does not read for DNS leaves such services out.
+	NoProxy bool
+	// ExternalName is the name that stands for a service of that type, as it was given; "" for
+	// other types.
+	ExternalName string
 
 	ClusterIPs      []netip.Addr // spec.clusterIPs, at most one of each family
 	ExternalIPs     []netip.Addr // spec.externalIPs
@@ -123,6 +129,9 @@ func (s *Service) External() bool {
 	return false
 }
 
+// Proxied reports whether traffic to the service is ours to lead to its endpoints.
+func (s *Service) Proxied() bool { return s != nil && !s.Headless && !s.NoProxy }
+
 // Port is one of a service's ports. The number of the endpoints' port is the slice's to say.
 type Port struct {
 	Name     string
@@ -139,6 +148,9 @@ type Slice struct {
 	Family    Family
 	Ports     []SlicePort
 	Endpoints []Endpoint
+	// Hostnames has the hostname of each of Endpoints, "" for one without. Nil if none has one, or
+	// the source does not read for DNS.
+	Hostnames []string
 	// Triggered is when the change began that led to this version of the slice (annotation
 	// endpoints.kubernetes.io/last-change-trigger-time). Zero: unknown.
 	Triggered time.Time
@@ -204,6 +216,10 @@ type Sink interface {
 	SetNode(*Node)
 	// SetServiceCIDRs gives all ranges that cluster IPs are allocated from. Nil: unknown.
 	SetServiceCIDRs([]netip.Prefix)
+	// The names of all Namespaces, from sources that read for DNS.
+	ReplaceNamespaces([]string)
+	SetNamespace(string)
+	DeleteNamespace(string)
 }
 
 // Problem is a fault of one API object's field, found where the object enters. The object, or the

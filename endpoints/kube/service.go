@@ -29,9 +29,31 @@ const (
 // if the service is not for us: of type ExternalName, or of another proxy by the label
 // service.kubernetes.io/service-proxy-name.
 func ServiceFrom(s *v1.Service) (*endpoints.Service, []endpoints.Problem) {
-	if _, foreign := s.Labels[labelProxyName]; foreign || s.Spec.Type == v1.ServiceTypeExternalName {
+	if foreign(s) || s.Spec.Type == v1.ServiceTypeExternalName {
 		return nil, nil
 	}
+	return serviceFrom(s)
+}
+
+// DNSServiceFrom is ServiceFrom for a reader that serves names too: what ServiceFrom leaves out comes
+// with NoProxy set, cut to what a name depends on.
+func DNSServiceFrom(s *v1.Service) (*endpoints.Service, []endpoints.Problem) {
+	if s.Spec.Type == v1.ServiceTypeExternalName {
+		return &endpoints.Service{
+			Name: nameOf(s), UID: string(s.UID), Created: s.CreationTimestamp.UTC(),
+			NoProxy: true, ExternalName: s.Spec.ExternalName,
+		}, nil
+	}
+	return serviceFrom(s)
+}
+
+// foreign reports whether a service is for another proxy.
+func foreign(s *v1.Service) bool {
+	_, is := s.Labels[labelProxyName]
+	return is
+}
+
+func serviceFrom(s *v1.Service) (*endpoints.Service, []endpoints.Problem) {
 	r := serviceReader{Service: s, found: findings{kind: "Service", meta: &s.ObjectMeta}}
 	r.out = &endpoints.Service{
 		Name:          nameOf(s),
@@ -40,9 +62,10 @@ func ServiceFrom(s *v1.Service) (*endpoints.Service, []endpoints.Problem) {
 		InternalLocal: s.Spec.InternalTrafficPolicy != nil && *s.Spec.InternalTrafficPolicy == v1.ServiceInternalTrafficPolicyLocal,
 		ExternalLocal: s.Spec.ExternalTrafficPolicy == v1.ServiceExternalTrafficPolicyLocal,
 	}
+	r.out.NoProxy = foreign(s)
 	r.clusterIPs()
 	r.ports()
-	if !r.out.Headless {
+	if r.out.Proxied() {
 		r.externalIPs()
 		r.affinity()
 		if s.Spec.Type == v1.ServiceTypeLoadBalancer {
@@ -201,6 +224,9 @@ func (r *serviceReader) ports() {
 }
 
 func (r *serviceReader) nodePort(i int, protocol endpoints.Protocol, n int32) uint16 {
+	if r.out.NoProxy {
+		return 0
+	}
 	if n < 0 || n > math.MaxUint16 {
 		r.found.add(fmt.Sprintf("%d is not a port number", n), "spec.ports[%d].nodePort", i)
 		return 0

@@ -15,11 +15,24 @@ import (
 // is nil if the slice is not for us: of a headless service by the label
 // service.kubernetes.io/headless, of no service, or with an addressType that is not a family.
 func SliceFrom(s *discoveryv1.EndpointSlice) (*endpoints.Slice, []endpoints.Problem) {
-	service := s.Labels[discoveryv1.LabelServiceName]
-	if _, headless := s.Labels[labelHeadless]; headless || service == "" {
+	if _, headless := s.Labels[labelHeadless]; headless {
 		return nil, nil
 	}
-	r := sliceReader{EndpointSlice: s, found: findings{kind: "EndpointSlice", meta: &s.ObjectMeta}}
+	return sliceFrom(s, false)
+}
+
+// DNSSliceFrom is SliceFrom for a reader that serves names too: slices of headless services are for
+// it, and endpoints have their hostnames.
+func DNSSliceFrom(s *discoveryv1.EndpointSlice) (*endpoints.Slice, []endpoints.Problem) {
+	return sliceFrom(s, true)
+}
+
+func sliceFrom(s *discoveryv1.EndpointSlice, hostnames bool) (*endpoints.Slice, []endpoints.Problem) {
+	service := s.Labels[discoveryv1.LabelServiceName]
+	if service == "" {
+		return nil, nil
+	}
+	r := sliceReader{EndpointSlice: s, hostnames: hostnames, found: findings{kind: "EndpointSlice", meta: &s.ObjectMeta}}
 	r.out = &endpoints.Slice{Name: nameOf(s), Service: endpoints.Name{Namespace: s.Namespace, Name: service}}
 	switch s.AddressType {
 	case discoveryv1.AddressTypeIPv4:
@@ -41,8 +54,9 @@ func SliceFrom(s *discoveryv1.EndpointSlice) (*endpoints.Slice, []endpoints.Prob
 // sliceReader fills out from an EndpointSlice.
 type sliceReader struct {
 	*discoveryv1.EndpointSlice
-	out   *endpoints.Slice
-	found findings
+	hostnames bool // are wanted
+	out       *endpoints.Slice
+	found     findings
 }
 
 func (r *sliceReader) ports() {
@@ -91,8 +105,21 @@ func (r *sliceReader) endpoints() {
 			r.found.add(reason, "endpoints[%d].addresses[0]", i)
 			continue
 		}
+		r.hostname(ep)
 		r.out.Endpoints = append(r.out.Endpoints, endpoints.Endpoint{Addr: a, Where: whereOf(ep), Conditions: conditionsOf(ep.Conditions)})
 	}
+}
+
+// hostname takes the hostname of the endpoint that comes next.
+func (r *sliceReader) hostname(ep *discoveryv1.Endpoint) {
+	name := deref(ep.Hostname)
+	if !r.hostnames || name == "" && r.out.Hostnames == nil {
+		return
+	}
+	for len(r.out.Hostnames) < len(r.out.Endpoints) {
+		r.out.Hostnames = append(r.out.Hostnames, "")
+	}
+	r.out.Hostnames = append(r.out.Hostnames, name)
 }
 
 // conditionsOf fills in what is left out, as the API documentation says: ready and serving unless

@@ -22,7 +22,7 @@ import (
 	"github.com/weir-project/weir/endpoints"
 )
 
-// What we ask the API server for. An object that begins or ceases to match arrives as added or
+// What we ask the API server for, unless it is for DNS too, which wants everything. An object that begins or ceases to match arrives as added or
 // deleted.
 const (
 	serviceLabels = "!" + labelProxyName
@@ -36,6 +36,12 @@ type Config struct {
 	NodeName string // the name of this machine's Node object
 	Sink     endpoints.Sink
 	Reporter endpoints.Reporter
+	// DNS reads what names depend on too: headless services and their slices, services of other
+	// proxies and of type ExternalName, hostnames, and Namespaces, which takes the right to list and
+	// watch those.
+	DNS bool
+	// NamesOnly, with DNS, leaves out what only traffic depends on: the node and the ServiceCIDRs.
+	NamesOnly bool
 }
 
 // Source feeds a sink with what an API server says.
@@ -50,7 +56,14 @@ func NewSource(c Config) *Source { return &Source{c} }
 func (s *Source) Run(ctx context.Context) error {
 	l := &link{}
 	var running sync.WaitGroup
-	for _, run := range []func(context.Context, *link){s.services, s.slices, s.node, s.serviceCIDRs} {
+	follows := []func(context.Context, *link){s.services, s.slices}
+	if s.DNS {
+		follows = append(follows, s.namespaces)
+	}
+	if !s.NamesOnly {
+		follows = append(follows, s.node, s.serviceCIDRs)
+	}
+	for _, run := range follows {
 		running.Go(func() { run(ctx, l) })
 	}
 	running.Wait()
@@ -59,18 +72,22 @@ func (s *Source) Run(ctx context.Context) error {
 
 func (s *Source) services(ctx context.Context, l *link) {
 	api := s.Client.CoreV1().Services(metav1.NamespaceAll)
+	labels, fields, from := serviceLabels, serviceFields, ServiceFrom
+	if s.DNS {
+		labels, fields, from = "", "", DNSServiceFrom
+	}
 	follow(ctx, s, "services", l, &v1.Service{}, nil,
 		func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
-			o.LabelSelector, o.FieldSelector = serviceLabels, serviceFields
+			o.LabelSelector, o.FieldSelector = labels, fields
 			return api.List(ctx, o)
 		},
 		func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
-			o.LabelSelector, o.FieldSelector = serviceLabels, serviceFields
+			o.LabelSelector, o.FieldSelector = labels, fields
 			return api.Watch(ctx, o)
 		},
 		&store[*v1.Service, *endpoints.Service]{
 			convert: func(o *v1.Service) (*endpoints.Service, bool, []endpoints.Problem) {
-				v, problems := ServiceFrom(o)
+				v, problems := from(o)
 				return v, v != nil, problems
 			},
 			set:     func(_ endpoints.Name, v *endpoints.Service) { s.Sink.SetService(v) },
@@ -81,23 +98,56 @@ func (s *Source) services(ctx context.Context, l *link) {
 
 func (s *Source) slices(ctx context.Context, l *link) {
 	api := s.Client.DiscoveryV1().EndpointSlices(metav1.NamespaceAll)
+	labels, from := sliceLabels, SliceFrom
+	if s.DNS {
+		labels, from = "", DNSSliceFrom
+	}
 	follow(ctx, s, "endpointslices", l, &discoveryv1.EndpointSlice{}, nil,
 		func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
-			o.LabelSelector = sliceLabels
+			o.LabelSelector = labels
 			return api.List(ctx, o)
 		},
 		func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
-			o.LabelSelector = sliceLabels
+			o.LabelSelector = labels
 			return api.Watch(ctx, o)
 		},
 		&store[*discoveryv1.EndpointSlice, *endpoints.Slice]{
 			convert: func(o *discoveryv1.EndpointSlice) (*endpoints.Slice, bool, []endpoints.Problem) {
-				v, problems := SliceFrom(o)
+				v, problems := from(o)
 				return v, v != nil, problems
 			},
 			set:     func(_ endpoints.Name, v *endpoints.Slice) { s.Sink.SetSlice(v) },
 			remove:  s.Sink.DeleteSlice,
 			replace: func(items []*item[*endpoints.Slice]) { s.Sink.ReplaceSlices(values(items)) },
+		})
+}
+
+// namespaces follows the names of all Namespaces. Where we may not read them, those count that have
+// a service in them.
+func (s *Source) namespaces(ctx context.Context, l *link) {
+	api := s.Client.CoreV1().Namespaces()
+	var once sync.Once
+	refused := func(err error) {
+		once.Do(func() {
+			klog.FromContext(ctx).Info("Namespaces cannot be read; going on without: "+
+				"DNS takes those for existing that have a Service", "err", err)
+		})
+		s.Sink.ReplaceNamespaces(nil)
+	}
+	follow(ctx, s, "namespaces", l, &v1.Namespace{}, refused,
+		func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) { return api.List(ctx, o) },
+		func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) { return api.Watch(ctx, o) },
+		&store[*v1.Namespace, struct{}]{
+			convert: func(*v1.Namespace) (struct{}, bool, []endpoints.Problem) { return struct{}{}, true, nil },
+			set:     func(name endpoints.Name, _ struct{}) { s.Sink.SetNamespace(name.Name) },
+			remove:  func(name endpoints.Name) { s.Sink.DeleteNamespace(name.Name) },
+			replace: func(items []*item[struct{}]) {
+				list := make([]string, len(items))
+				for n, i := range items {
+					list[n] = i.name.Name
+				}
+				s.Sink.ReplaceNamespaces(list)
+			},
 		})
 }
 

@@ -31,12 +31,16 @@ const (
 	pathServices = "/api/v1/services"
 	pathNodes    = "/api/v1/nodes"
 	pathSlices   = "/apis/discovery.k8s.io/v1/endpointslices"
+	pathSpaces   = "/api/v1/namespaces"
+	pathConfig   = "/api/v1/namespaces/kube-system/configmaps"
 	pathCIDRs    = "/apis/networking.k8s.io/v1/servicecidrs"
 )
 
 var kinds = map[string]metav1.TypeMeta{
 	pathServices: {APIVersion: "v1", Kind: "Service"},
 	pathNodes:    {APIVersion: "v1", Kind: "Node"},
+	pathConfig:   {APIVersion: "v1", Kind: "ConfigMap"},
+	pathSpaces:   {APIVersion: "v1", Kind: "Namespace"},
 	pathSlices:   {APIVersion: "discovery.k8s.io/v1", Kind: "EndpointSlice"},
 	pathCIDRs:    {APIVersion: "networking.k8s.io/v1", Kind: "ServiceCIDR"},
 }
@@ -208,7 +212,7 @@ func (r *reports) all() string {
 }
 
 // run feeds an engine from a server until the test ends.
-func run(t *testing.T, host string) (*endpoints.Engine, *reports) {
+func run(t *testing.T, host string, change ...func(*Config)) (*endpoints.Engine, *reports) {
 	t.Helper()
 	client, err := kubernetes.NewForConfig(&rest.Config{Host: host, QPS: 1000, Burst: 1000})
 	if err != nil {
@@ -218,7 +222,11 @@ func run(t *testing.T, host string) (*endpoints.Engine, *reports) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() {
-		done <- NewSource(Config{Client: client, NodeName: "here", Sink: e, Reporter: r}).Run(ctx)
+		c := Config{Client: client, NodeName: "here", Sink: e, Reporter: r}
+		for _, f := range change {
+			f(&c)
+		}
+		done <- NewSource(c).Run(ctx)
 	}()
 	t.Cleanup(func() {
 		cancel()
@@ -339,6 +347,98 @@ func TestSource(t *testing.T) {
 			api.set(pathServices, gone)
 			eventually(t, "no longer for us", func() bool { return cluster(e, "web") == "none" })
 		})
+	}
+}
+
+// TestDNS reads what only names depend on.
+func TestDNS(t *testing.T) {
+	for _, allowed := range []bool{true, false} {
+		api := newAPIServer()
+		if !allowed {
+			api.refuse[pathSpaces] = http.StatusForbidden
+		}
+		foreign := kubeService("foreign", "10.96.0.2")
+		foreign.Labels = map[string]string{labelProxyName: "other"}
+		external := &v1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "external"},
+			Spec: v1.ServiceSpec{Type: v1.ServiceTypeExternalName, ExternalName: "example.org"}}
+		slice := kubeSlice("headless-1", "headless", "10.0.0.1", "10.0.0.2", "10.0.0.3")
+		slice.Labels[labelHeadless] = ""
+		host := "second"
+		slice.Endpoints[1].Hostname = &host
+		for _, s := range []*v1.Service{kubeService("web", "10.96.0.1"), foreign, external, kubeService("headless", "None")} {
+			api.set(pathServices, s)
+		}
+		api.set(pathSlices, slice)
+		api.set(pathSpaces, &v1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "empty"}})
+		e, _ := run(t, serve(t, api).URL, func(c *Config) { c.DNS = true })
+		names := e.Subscribe()
+		eventually(t, "synced", func() bool { return e.Synced() && names.Synced() })
+		api.mu.Lock()
+		if asked := api.asked[pathServices] + api.asked[pathSlices]; asked != "" {
+			t.Errorf("asked for %s", asked)
+		}
+		api.mu.Unlock()
+		read := func(name string) (*endpoints.Service, []*endpoints.Slice) {
+			return names.Read(endpoints.Name{Namespace: "default", Name: name}, nil)
+		}
+		if s, _ := read("foreign"); s == nil || !s.NoProxy || fmt.Sprint(s.ClusterIPs) != "[10.96.0.2]" {
+			t.Errorf("foreign is %+v", s)
+		}
+		if s, _ := read("external"); s == nil || !s.NoProxy || s.ExternalName != "example.org" {
+			t.Errorf("external is %+v", s)
+		}
+		if s, list := read("headless"); s == nil || !s.Headless || len(list) != 1 || fmt.Sprintf("%q", list[0].Hostnames) != `["" "second" ""]` {
+			t.Errorf("headless is %+v, %v", s, list)
+		}
+		if names.Namespace("empty") != allowed {
+			t.Errorf("allowed to read Namespaces %v: the opposite is known", allowed)
+		}
+		if got := e.Take().Services; fmt.Sprint(got) != "[default/web]" {
+			t.Errorf("traffic hears of %v", got)
+		}
+		if got := names.Take(); len(got.Services) != 4 {
+			t.Errorf("DNS hears of %v", got.Services)
+		}
+	}
+}
+
+// TestFollowConfigMap follows one ConfigMap, which comes, changes and goes.
+func TestFollowConfigMap(t *testing.T) {
+	api := newAPIServer()
+	client, err := kubernetes.NewForConfig(&rest.Config{Host: serve(t, api).URL, QPS: 1000, Burst: 1000})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	told, done := make(chan string, 10), make(chan error)
+	go func() {
+		done <- NewSource(Config{Client: client, Reporter: &reports{}}).FollowConfigMap(ctx, "kube-system", "kube-dns",
+			func(data map[string]string) { told <- fmt.Sprint(data) })
+	}()
+	expect := func(want string) {
+		t.Helper()
+		select {
+		case got := <-told:
+			if got != want {
+				t.Errorf("told %s, want %s", got, want)
+			}
+		case <-time.After(20 * time.Second):
+			t.Fatalf("never told %s", want)
+		}
+	}
+	set := func(name, value string) {
+		api.set(pathConfig, &v1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "kube-system", Name: name}, Data: map[string]string{"k": value}})
+	}
+	expect("map[]")
+	set("kube-dns", "1")
+	expect("map[k:1]")
+	set("kube-dns", "2")
+	expect("map[k:2]")
+	api.delete(pathConfig, "kube-system", "kube-dns")
+	expect("map[]")
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
 	}
 }
 

@@ -61,14 +61,15 @@ func (e *syntaxError) Error() string { return e.err.Error() }
 // decoder reads one file.
 type decoder struct {
 	path string
-	line int // of the current document
+	dns  bool // is read for
+	line int  // of the current document
 	out  content
 }
 
 // decode reads the objects of a file. It returns a *syntaxError if it cannot tell what the file
 // says. What can be read but makes no sense is among the problems.
-func decode(path string, data []byte) (content, error) {
-	d := decoder{path: path}
+func decode(path string, data []byte, dns bool) (content, error) {
+	d := decoder{path: path, dns: dns}
 	for _, doc := range documents(data) {
 		d.line = doc.line
 		raw, err := d.toJSON(doc.text)
@@ -185,7 +186,7 @@ func (d *decoder) object(raw []byte) error {
 	switch head.Kind {
 	case "":
 		return errors.New("there is no kind")
-	case "List", "ServiceList", "EndpointSliceList", "NodeList", "ServiceCIDRList":
+	case "List", "ServiceList", "EndpointSliceList", "NodeList", "NamespaceList", "ServiceCIDRList":
 		return d.items(head.TypeMeta, head.Items)
 	}
 	return d.typed(head.TypeMeta, raw)
@@ -212,6 +213,7 @@ func (d *decoder) items(list metav1.TypeMeta, items []json.RawMessage) error {
 var versions = map[string]string{
 	"Service":       "v1",
 	"Node":          "v1",
+	"Namespace":     "v1",
 	"EndpointSlice": discoveryv1.SchemeGroupVersion.String(),
 	"ServiceCIDR":   networkingv1.SchemeGroupVersion.String(),
 }
@@ -228,7 +230,7 @@ func groupOf(version string) string {
 func (d *decoder) typed(t metav1.TypeMeta, raw []byte) error {
 	version, known := versions[t.Kind]
 	switch {
-	case !known || groupOf(version) != groupOf(t.APIVersion):
+	case !known || groupOf(version) != groupOf(t.APIVersion) || t.Kind == "Namespace" && !d.dns:
 		d.out.ignored = append(d.out.ignored, fmt.Sprintf("%s (line %d)", t.Kind, d.line))
 		return nil
 	case version != t.APIVersion:
@@ -241,15 +243,25 @@ func (d *decoder) typed(t metav1.TypeMeta, raw []byte) error {
 		return read(d, raw, &o, &v1.Service{}, func(s *v1.Service) (problems []endpoints.Problem) {
 			namespaced(&s.ObjectMeta)
 			d.checkClusterIP(s)
-			o.service, problems = kube.ServiceFrom(s)
+			if d.dns {
+				o.service, problems = kube.DNSServiceFrom(s)
+			} else {
+				o.service, problems = kube.ServiceFrom(s)
+			}
 			return problems
 		})
 	case "EndpointSlice":
 		return read(d, raw, &o, &discoveryv1.EndpointSlice{}, func(s *discoveryv1.EndpointSlice) (problems []endpoints.Problem) {
 			namespaced(&s.ObjectMeta)
-			o.slice, problems = kube.SliceFrom(s)
+			if d.dns {
+				o.slice, problems = kube.DNSSliceFrom(s)
+			} else {
+				o.slice, problems = kube.SliceFrom(s)
+			}
 			return problems
 		})
+	case "Namespace":
+		return read(d, raw, &o, &v1.Namespace{}, func(*v1.Namespace) []endpoints.Problem { return nil })
 	case "Node":
 		return read(d, raw, &o, &v1.Node{}, func(n *v1.Node) (problems []endpoints.Problem) {
 			o.node, problems = kube.NodeFrom(n)

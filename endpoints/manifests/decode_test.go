@@ -133,7 +133,7 @@ func TestDecode(t *testing.T) {
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			c, err := decode("f.yaml", []byte(tt.text))
+			c, err := decode("f.yaml", []byte(tt.text), false)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -159,7 +159,7 @@ func TestDecodeErrors(t *testing.T) {
 		{name: "wrong type in a list", text: "{apiVersion: v1, kind: List, items: [7]}", line: 1, reason: "cannot unmarshal number"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			_, err := decode("f.yaml", []byte(tt.text))
+			_, err := decode("f.yaml", []byte(tt.text), false)
 			var at *syntaxError
 			if !errors.As(err, &at) {
 				t.Fatalf("no syntax error: %v", err)
@@ -177,7 +177,7 @@ func FuzzManifest(f *testing.F) {
 	f.Add([]byte("--- {apiVersion: networking.k8s.io/v1, kind: ServiceCIDR, metadata: {name: c}, spec: {cidrs: [10.96.0.0/12]}}\n..."))
 	f.Add([]byte("a: &a [*a]\n---\n? {}: b\n"))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		c, err := decode("f.yaml", b)
+		c, err := decode("f.yaml", b, true)
 		lines := strings.Count(string(b), "\n") + 1
 		if at := (*syntaxError)(nil); err != nil && (!errors.As(err, &at) || at.line < 1) {
 			t.Errorf("error without a line: %v", err)

@@ -35,6 +35,10 @@ type Config struct {
 	// every look at the directory. Nil: there are none.
 	Primary func() []netip.Addr
 
+	// DNS reads what names depend on too, as kube.Config says. Namespaces of services and slices are
+	// there even if no manifest says so.
+	DNS bool
+
 	// Poll is how often the directory is looked at although nobody said that anything changed: what
 	// a link in it points to may. 0: every 5 s.
 	Poll time.Duration

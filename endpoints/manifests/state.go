@@ -13,9 +13,11 @@ import (
 type state struct {
 	services map[endpoints.Name]*endpoints.Service
 	slices   map[endpoints.Name]*endpoints.Slice
-	node     *endpoints.Node
-	noNode   bool // node is a stand-in
-	cidrs    []netip.Prefix
+	// namespaces are those that a manifest describes, and those that have something in them.
+	namespaces map[string]struct{}
+	node       *endpoints.Node
+	noNode     bool // node is a stand-in
+	cidrs      []netip.Prefix
 	// conflicts are the problems of objects that are there more than once.
 	conflicts map[endpoints.Problem]struct{}
 }
@@ -23,9 +25,10 @@ type state struct {
 // join returns what all files say together: of the same object the first one.
 func (s *Source) join() state {
 	st := state{
-		services:  map[endpoints.Name]*endpoints.Service{},
-		slices:    map[endpoints.Name]*endpoints.Slice{},
-		conflicts: map[endpoints.Problem]struct{}{},
+		services:   map[endpoints.Name]*endpoints.Service{},
+		slices:     map[endpoints.Name]*endpoints.Slice{},
+		namespaces: map[string]struct{}{},
+		conflicts:  map[endpoints.Problem]struct{}{},
 	}
 	first := map[id]*object{}
 	var cidrs [][]netip.Prefix
@@ -40,6 +43,12 @@ func (s *Source) join() state {
 				continue
 			}
 			first[o.id] = o
+			switch {
+			case o.id.kind == "Namespace":
+				st.namespaces[o.id.name.Name] = struct{}{}
+			case o.id.name.Namespace != "":
+				st.namespaces[o.id.name.Namespace] = struct{}{}
+			}
 			switch {
 			case o.service != nil:
 				st.services[o.id.name] = o.service
@@ -90,11 +99,17 @@ func (s *Source) apply() {
 	}
 	if !s.started {
 		s.started = true
+		if s.DNS {
+			s.Sink.ReplaceNamespaces(slices.Sorted(maps.Keys(now.namespaces)))
+		}
 		s.Sink.ReplaceSlices(byName(now.slices))
 		s.Sink.ReplaceServices(byName(now.services))
 		s.Sink.SetNode(now.node)
 		s.Sink.SetServiceCIDRs(now.cidrs)
 		return
+	}
+	if s.DNS && !maps.Equal(before.namespaces, now.namespaces) {
+		s.Sink.ReplaceNamespaces(slices.Sorted(maps.Keys(now.namespaces)))
 	}
 	// A service never is without its endpoints on the way: they come before it and go after it.
 	set(before.slices, now.slices, (*endpoints.Slice).Equal, s.Sink.SetSlice)
