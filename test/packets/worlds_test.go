@@ -427,6 +427,7 @@ var worlds = []world{
 		{"endpoint on a loopback address", "podC", "loopback", "podA"},
 		{"defaults are filled in", "podC", "defaults v4 tcp", "podA"},
 		{"IPv4 written as IPv6", "podC", "10.96.0.18:80 v4 tcp", "podA"},
+		{"the longest names", "podC", "10.96.0.19:80 tcp", "podA"},
 		{"slice of no service", "podC", "10.96.0.250:80", "dropped"},
 	}}}},
 
