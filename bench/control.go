@@ -18,7 +18,7 @@ import (
 
 // allParts are what a proxy is asked for when its turn comes. It is started for each turn, cold, and
 // stopped at its end.
-var allParts = []string{"change", "service", "roll", "busy", "restart"}
+var allParts = []string{"change", "service", "roll", "busy", "restart", "early"}
 
 // What the sweep is about too.
 const (
@@ -184,12 +184,19 @@ func (v *visit) withProxy(ctx context.Context, p world.Proxy, do func(context.Co
 		return err
 	}
 	if slices.Contains(v.parts, "restart") {
-		return v.restart(ctx)
+		if err := v.restart(ctx); err != nil {
+			return fmt.Errorf("restart: %w", err)
+		}
+	}
+	if slices.Contains(v.parts, "early") {
+		if err := v.early(ctx); err != nil {
+			return fmt.Errorf("early: %w", err)
+		}
 	}
 	return nil
 }
 
-// measure does the parts that are asked for, but the restart.
+// measure does the parts that are asked for, but those that start the proxy again.
 func (v *visit) measure(ctx context.Context) error {
 	for _, part := range []struct {
 		name string
@@ -428,6 +435,36 @@ func (v *visit) restart(ctx context.Context) error {
 	v.of("restart: connections that failed", "", &report.Goal{None: true}).add(float64(a.Failed))
 	v.say("%s: restarted in %s, %d of %d connections failed", v.p.Name, a.Start.Sub(v.p.Began).Round(time.Millisecond), a.Failed, a.Attempts)
 	return v.p.Settle(ctx, 20*time.Second)
+}
+
+// early starts the proxy on an empty kernel once more, under connections that were begun before.
+func (v *visit) early(ctx context.Context) error {
+	if err := v.p.Stop(); err != nil {
+		return err
+	}
+	if err := v.w.Clean(v.rest); err != nil {
+		return err
+	}
+	strays := wire.StartStrays(v.w.Client, v.own.Frontend(), 2*time.Millisecond)
+	defer strays.Close()
+	var err error
+	if v.p, err = v.w.Start(v.p.Proxy); err != nil {
+		return err
+	}
+	alive, cancel := v.p.While(ctx)
+	defer cancel()
+	at, err := wire.Until(alive, v.w.Client, v.own.Frontend(), netip.Addr{}, 2*time.Millisecond)
+	if err != nil {
+		return err
+	}
+	// A SYN is sent again after as long as it has waited, and then a little.
+	begun, lost, err := strays.Lost(ctx, at.Start.Sub(v.p.Began)+3*time.Second)
+	if err != nil {
+		return err
+	}
+	v.of("connections begun during a start, kernel empty, that come to nothing", "", nil).add(float64(lost))
+	v.say("%s: %d of %d connections begun during a start come to nothing", v.p.Name, lost, begun)
+	return nil
 }
 
 // probeEvery is 2,000 connections a second.
