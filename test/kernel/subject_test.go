@@ -182,6 +182,9 @@ func (r *relay) SetSlice(s *endpoints.Slice)               { r.engine().SetSlice
 func (r *relay) DeleteSlice(n endpoints.Name)              { r.engine().DeleteSlice(n) }
 func (r *relay) SetNode(n *endpoints.Node)                 { r.engine().SetNode(n) }
 func (r *relay) SetServiceCIDRs(c []netip.Prefix)          { r.engine().SetServiceCIDRs(c) }
+func (r *relay) ReplaceNamespaces(list []string)           { r.engine().ReplaceNamespaces(list) }
+func (r *relay) SetNamespace(name string)                  { r.engine().SetNamespace(name) }
+func (r *relay) DeleteNamespace(name string)               { r.engine().DeleteNamespace(name) }
 
 func (s *subject) note(format string, args ...any) {
 	s.log = append(s.log, fmt.Sprintf(format, args...))
