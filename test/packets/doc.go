@@ -6,7 +6,7 @@
 //
 //	{"client off the cluster", "client", "web", "podA podB podX as node"},
 //
-// The hosts are those of package netlab, and every one serves TCP, UDP and SCTP on 8080 and 8081.
+// The hosts are those of package netlab. All but the clients serve TCP, UDP and SCTP on 8080 and 8081.
 //
 // From are one or more hosts. node@203.0.113.30 is a host with one of its addresses.
 //
