@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/weir-project/weir/bench/internal/report"
@@ -501,7 +502,8 @@ func (b *bench) profile(w *world.World, p *world.Running, name string) error {
 	if !b.keep || p.Name != "weir" {
 		return nil
 	}
-	path := filepath.Join(os.TempDir(), fmt.Sprintf("weir-%s-%s.pprof", name, time.Now().Format("150405")))
+	kind, _, _ := strings.Cut(name, "?")
+	path := filepath.Join(os.TempDir(), fmt.Sprintf("weir-%s-%s.pprof", kind, time.Now().Format("150405")))
 	b.say("profile in %s", path)
 	return p.Profile(w, name, path)
 }

@@ -131,12 +131,19 @@ func (b *bench) steady(ctx context.Context, w *world.World, p *world.Running, bu
 		return err
 	}
 	b.say("%s: after its start %s", p.Name, inMemory(p))
+	before := p.Now()
 	churn := w.StartChurn(ctx, b.endpoints, 100)
-	sleepErr := sleep(ctx, busy)
-	if err := errors.Join(sleepErr, churn.Stop()); err != nil {
+	var profiled error
+	if b.keep {
+		profiled = b.profile(w, p, fmt.Sprintf("profile?seconds=%.0f", busy.Seconds()))
+	} else {
+		profiled = sleep(ctx, busy)
+	}
+	cpu := p.Now().CPU - before.CPU
+	if err := errors.Join(profiled, churn.Stop()); err != nil {
 		return err
 	}
-	b.say("%d changes in %s", churn.Writes.Load(), busy)
+	b.say("%d changes in %s took %s of CPU", churn.Writes.Load(), busy, cpu)
 	if err := p.Settle(ctx, 60*time.Second); err != nil {
 		return err
 	}

@@ -25,7 +25,7 @@ func (b *bench) packets(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, w.Close()) }()
-	own, err := w.NewService(ctx, 0, 1)
+	own, err := w.NewSinkService(ctx, 0)
 	if err != nil {
 		return err
 	}

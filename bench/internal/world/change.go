@@ -26,14 +26,26 @@ type Service struct {
 	name  string
 	ip    netip.Addr
 	eps   int
+	sink  bool // leads to the sink too
 	slice []*discoveryv1.EndpointSlice
 	next  int // address of the next endpoint that is new
 }
 
 // NewService makes service i of our own, with some endpoints.
 func (w *World) NewService(ctx context.Context, i, eps int) (*Service, error) {
-	s := &Service{w: w, name: fmt.Sprintf("own-%02d", i), eps: eps, ip: netip.AddrFrom4([4]byte{10, 96, 0, byte(20 + i)})}
+	s := w.ownService(i, eps)
 	return s, s.create(ctx)
+}
+
+// NewSinkService is NewService with one endpoint and two ports more, TCP and UDP, that lead to a sink.
+func (w *World) NewSinkService(ctx context.Context, i int) (*Service, error) {
+	s := w.ownService(i, 1)
+	s.sink = true
+	return s, s.create(ctx)
+}
+
+func (w *World) ownService(i, eps int) *Service {
+	return &Service{w: w, name: fmt.Sprintf("own-%02d", i), eps: eps, ip: netip.AddrFrom4([4]byte{10, 96, 0, byte(20 + i)})}
 }
 
 // Frontend is where the service greets.
@@ -62,12 +74,13 @@ func (s *Service) create(ctx context.Context) error {
 		Spec: v1.ServiceSpec{
 			ClusterIP: s.ip.String(), ClusterIPs: []string{s.ip.String()},
 			IPFamilies: []v1.IPFamily{v1.IPv4Protocol}, IPFamilyPolicy: &single,
-			Ports: []v1.ServicePort{
-				{Name: "greet", Protocol: v1.ProtocolTCP, Port: 80, TargetPort: intstr.FromInt32(GreetPort)},
-				{Name: "sink", Protocol: v1.ProtocolTCP, Port: 81, TargetPort: intstr.FromInt32(SinkPort)},
-				{Name: "sink-udp", Protocol: v1.ProtocolUDP, Port: 81, TargetPort: intstr.FromInt32(SinkPort)},
-			},
+			Ports: []v1.ServicePort{{Name: "greet", Protocol: v1.ProtocolTCP, Port: 80, TargetPort: intstr.FromInt32(GreetPort)}},
 		},
+	}
+	if s.sink {
+		svc.Spec.Ports = append(svc.Spec.Ports,
+			v1.ServicePort{Name: "sink", Protocol: v1.ProtocolTCP, Port: 81, TargetPort: intstr.FromInt32(SinkPort)},
+			v1.ServicePort{Name: "sink-udp", Protocol: v1.ProtocolUDP, Port: 81, TargetPort: intstr.FromInt32(SinkPort)})
 	}
 	if _, err := client.CoreV1().Services("default").Create(ctx, svc, metav1.CreateOptions{}); err != nil {
 		return err
@@ -87,8 +100,10 @@ func (s *Service) newSlice(from, n int) *discoveryv1.EndpointSlice {
 		ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("%s-%d", s.name, from),
 			Labels: map[string]string{discoveryv1.LabelServiceName: s.name, discoveryv1.LabelManagedBy: "bench"}},
 		AddressType: discoveryv1.AddressTypeIPv4,
-		Ports: []discoveryv1.EndpointPort{
-			port("greet", GreetPort, v1.ProtocolTCP), port("sink", SinkPort, v1.ProtocolTCP), port("sink-udp", SinkPort, v1.ProtocolUDP)},
+		Ports:       []discoveryv1.EndpointPort{port("greet", GreetPort, v1.ProtocolTCP)},
+	}
+	if s.sink {
+		slice.Ports = append(slice.Ports, port("sink", SinkPort, v1.ProtocolTCP), port("sink-udp", SinkPort, v1.ProtocolUDP))
 	}
 	for range n {
 		slice.Endpoints = append(slice.Endpoints, s.endpoint())
@@ -151,7 +166,7 @@ func (s *Service) SwapQuietly(ctx context.Context) (want netip.Addr, err error) 
 
 // Create makes service i of our own, with one endpoint, and returns how long it took until it answered.
 func (w *World) Create(ctx context.Context, i int) (s *Service, l Latency, err error) {
-	s = &Service{w: w, name: fmt.Sprintf("own-%02d", i), eps: 1, ip: netip.AddrFrom4([4]byte{10, 96, 0, byte(20 + i)})}
+	s = w.ownService(i, 1)
 	l, err = s.observe(ctx, netip.Addr{}, func() error { return s.create(ctx) })
 	return s, l, err
 }
