@@ -27,6 +27,7 @@ type aside struct {
 	retry   time.Time
 	delay   time.Duration
 	onTrial bool
+	changed bool // on trial because something about it has changed, not because its time had come
 }
 
 // SetAside is a service that the kernel refused and that is kept out of it.
@@ -47,7 +48,7 @@ func (p *Proxier) absent(n endpoints.Name) bool {
 func (p *Proxier) trial(names []endpoints.Name) {
 	for _, n := range names {
 		if a := p.aside[n]; a != nil {
-			a.onTrial = true
+			a.onTrial, a.changed = true, true
 		}
 	}
 }
@@ -78,7 +79,10 @@ func (p *Proxier) setAside(r run, n endpoints.Name, err error) bool {
 	next := &aside{err: err, object: object, since: time.Now(), delay: asideMin}
 	again := a != nil && a.object == object
 	if again {
-		next.since, next.delay = a.since, min(2*a.delay, asideMax)
+		next.since, next.delay = a.since, a.delay
+	}
+	if again && !a.changed {
+		next.delay = min(2*a.delay, asideMax)
 	}
 	next.retry = time.Now().Add(next.delay)
 	p.mu.Lock()
