@@ -117,7 +117,8 @@ func bySize(section, metric string) func([]Result) (*plot.Plot, error) {
 			p.Add(line, dots)
 			p.Legend.Add(proxy, line, dots)
 		}
-		p.Y.Min, p.Y.Max = math.Pow(10, math.Floor(math.Log10(lowest))), math.Pow(10, math.Ceil(math.Log10(highest)))
+		p.X.Min, p.X.Max = decade(p.X.Min, math.Floor), decade(p.X.Max, math.Ceil)
+		p.Y.Min, p.Y.Max = decade(lowest, math.Floor), decade(highest, math.Ceil)
 		return p, nil
 	}
 }
@@ -130,7 +131,7 @@ var dashes = [][]vg.Length{nil, {vg.Points(6), vg.Points(3)}}
 func distribution(section string, metrics ...string) func([]Result) (*plot.Plot, error) {
 	return func(results []Result) (*plot.Plot, error) {
 		of := slices.DeleteFunc(slices.Clone(results), func(r Result) bool {
-			return r.Section != section || !slices.Contains(metrics, r.Metric) || r.N < 10
+			return r.Section != section || !slices.Contains(metrics, r.Metric) || r.N < 5
 		})
 		if len(of) == 0 {
 			return nil, nil
@@ -162,7 +163,7 @@ func distribution(section string, metrics ...string) func([]Result) (*plot.Plot,
 				}
 			}
 		}
-		p.X.Min, p.X.Max = math.Pow(10, math.Floor(math.Log10(max(lowest, 1e-3)))), math.Pow(10, math.Ceil(math.Log10(highest)))
+		p.X.Min, p.X.Max = decade(max(lowest, 1e-3), math.Floor), decade(highest, math.Ceil)
 		p.Y.Min, p.Y.Max = 0, 100
 		return p, nil
 	}
@@ -188,6 +189,11 @@ func cumulative(values []float64) plotter.XYs {
 		}
 	}
 	return points
+}
+
+// decade returns the power of ten below or above a number.
+func decade(v float64, round func(float64) float64) float64 {
+	return math.Pow(10, round(math.Log10(v)))
 }
 
 // decades marks powers of ten, and what is between them without a number.
