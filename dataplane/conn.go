@@ -424,7 +424,7 @@ func (c *Conn) build(ctx context.Context, fam *family, name string, first, rest 
 	st.name = name
 	b := c.newBatch()
 	appendTable(&b.messages, &c.cfg.Layout, fam, name, c.flags)
-	if err := c.addAll(b, fam, first, func(Set) bool { return true }); err != nil {
+	if err := b.addAll(fam, first); err != nil {
 		return err
 	}
 	if err := c.commit(b); err != nil {
@@ -433,14 +433,20 @@ func (c *Conn) build(ctx context.Context, fam *family, name string, first, rest 
 	if err := c.refreshTable(fam); err != nil {
 		return err
 	}
-	visible := func(s Set) bool { return s == Services || s == LocalServices || s == ClusterIPs || s == ServiceCIDRs }
 	b = c.newBatch()
+	verdicts := &batch{state: &c.state} // and what else makes a frontend visible
+	verdicts.batchBegin()
 	var op Op // outside the loop, or each would be allocated
 	for op = range rest {
-		if !b.wants(&op, fam) || visible(op.Set) {
+		to := b
+		switch op.Set {
+		case Services, LocalServices, ClusterIPs, ServiceCIDRs:
+			to = verdicts
+		}
+		if !b.wants(&op, fam) {
 			continue
 		}
-		if err := b.add(&op); err != nil {
+		if err := to.add(&op); err != nil {
 			return invalid(&op, err)
 		}
 		if b.elements >= chunk {
@@ -453,18 +459,14 @@ func (c *Conn) build(ctx context.Context, fam *family, name string, first, rest 
 	if err := c.commit(b); err != nil {
 		return err
 	}
-	b = c.newBatch()
-	if err := c.addAll(b, fam, rest, visible); err != nil {
-		return err
-	}
-	return c.commit(b)
+	return c.commit(verdicts)
 }
 
-// addAll adds what ops add to the wanted sets of a family.
-func (c *Conn) addAll(b *batch, fam *family, ops iter.Seq[Op], wanted func(Set) bool) error {
+// addAll adds those of ops that are of a family.
+func (b *batch) addAll(fam *family, ops iter.Seq[Op]) error {
 	var op Op
 	for op = range ops {
-		if !b.wants(&op, fam) || !wanted(op.Set) {
+		if !b.wants(&op, fam) {
 			continue
 		}
 		if err := b.add(&op); err != nil {
