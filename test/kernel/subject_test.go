@@ -256,7 +256,8 @@ func (s *subject) aside() (names []endpoints.Name) {
 	return names
 }
 
-// recover tries again what was set aside. A service is tried when it changes.
+// recover tries again what was set aside. A service is tried when it changes; of one that is
+// headless by now the proxier hears nothing more, so it becomes another first.
 func (s *subject) recover() {
 	s.t.Helper()
 	s.now.kernel.allow(0)
@@ -266,7 +267,10 @@ func (s *subject) recover() {
 			return
 		}
 		for _, n := range aside {
-			s.now.engine.DeleteService(n)
+			if n != (endpoints.Name{}) { // which stands for the service CIDRs
+				s.now.engine.SetService(&endpoints.Service{Name: n})
+				s.now.engine.DeleteService(n)
+			}
 		}
 		s.now.engine.SetServiceCIDRs(nil)
 		s.settle()
