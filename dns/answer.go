@@ -444,7 +444,7 @@ func (r *reply) nameServer(owner pointer) {
 // follow writes an alias and what it stands for. It returns false if that is outside of the zone.
 func (r *reply) follow(alias []byte, owner pointer, depth int) bool {
 	if depth == maxChain {
-		r.rcode = rcodeServFail
+		r.b, r.an, r.rcode = r.b[:r.base+r.query.end], 0, rcodeServFail
 		return true
 	}
 	if !r.record(owner, typeCNAME, r.zone.ttl, len(alias)) {

@@ -4,11 +4,9 @@ import (
 	"bufio"
 	"context"
 	"encoding/binary"
-	"fmt"
 	"io"
 	"net"
 	"net/netip"
-	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -17,22 +15,31 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/net/dns/dnsmessage"
 
+	"github.com/weir-project/weir/dns/dnstest"
 	"github.com/weir-project/weir/endpoints"
 	"github.com/weir-project/weir/endpoints/manifests"
 )
 
-// TestAnswers asks every query of testdata/answers.txt over each transport.
+// TestAnswers asks every query of testdata/answers.txt over each transport. Package test/names has
+// weir itself asked, over manifests and over an API server.
 func TestAnswers(t *testing.T) {
-	zone := newTestZone(t, Config{Servers: []netip.Addr{netip.MustParseAddr("10.96.0.2"), netip.MustParseAddr("fd00:96::2")}})
+	zone := newTestZone(t, Config{Servers: []netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("::1")}})
 	follow(t, zone, "testdata/cluster")
 	addr := serve(t, ServerConfig{Zone: zone, Forwarder: upstream{}})
+	cases, err := dnstest.ReadTable("testdata/answers.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, transport := range []string{"udp", "tcp"} {
 		t.Run(transport, func(t *testing.T) {
 			conn := dial(t, transport, addr)
-			for _, tt := range readAnswers(t, "testdata/answers.txt") {
-				got := describe(t, conn.ask(t, tt.query))
-				if diff := cmp.Diff(tt.answer, got); diff != "" {
-					t.Errorf("%s: -want +got\n%s", tt.text, diff)
+			for _, tt := range cases {
+				got, err := dnstest.Describe(conn.ask(t, tt.Query))
+				if err != nil {
+					t.Fatalf("%s: %v", tt.Text, err)
+				}
+				if diff := cmp.Diff(tt.Answer, got); diff != "" {
+					t.Errorf("%s: -want +got\n%s", tt.Text, diff)
 				}
 			}
 		})
@@ -51,10 +58,9 @@ func (upstream) Forward(_ context.Context, query []byte, _ netip.AddrPort, _ boo
 	m.Response, m.RecursionAvailable, m.Additionals = true, true, nil
 	body := dnsmessage.ResourceBody(&dnsmessage.AResource{A: [4]byte{192, 0, 2, 99}})
 	if q.Type == dnsmessage.TypePTR {
-		q.Name = dnsmessage.MustNewName("elsewhere.example.")
 		body = &dnsmessage.PTRResource{PTR: dnsmessage.MustNewName("elsewhere.")}
 	}
-	m.Answers = []dnsmessage.Resource{{Header: dnsmessage.ResourceHeader{Name: q.Name, Class: dnsmessage.ClassINET, TTL: 60}, Body: body}}
+	m.Answers = []dnsmessage.Resource{{Header: dnsmessage.ResourceHeader{Name: q.Name, Class: dnsmessage.ClassINET}, Body: body}}
 	b, err := m.Pack()
 	if err != nil {
 		panic(err)
@@ -62,56 +68,16 @@ func (upstream) Forward(_ context.Context, query []byte, _ netip.AddrPort, _ boo
 	go reply(b)
 }
 
-type answerCase struct {
-	text   string
-	query  []byte
-	answer []string
-}
-
-// readAnswers reads a table of queries and answers.
-func readAnswers(t *testing.T, path string) (cases []answerCase) {
+func newQuery(t testing.TB, name, qtype string, chaos bool) []byte {
 	t.Helper()
-	b, err := os.ReadFile(path)
+	if !strings.HasSuffix(name, ".") {
+		name += "."
+	}
+	b, err := dnstest.Query(name, qtype, chaos)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for line := range strings.Lines(string(b)) {
-		line = strings.TrimRight(line, "\n")
-		switch {
-		case line == "" || line[0] == '#':
-		case line[0] == '\t':
-			last := &cases[len(cases)-1]
-			last.answer = append(last.answer, line[1:])
-		default:
-			fields := strings.Fields(line)
-			cases = append(cases, answerCase{text: line, query: newQuery(t, fields[0], fields[1], slices.Contains(fields, "CH"))})
-		}
-	}
-	for i := range cases {
-		a := cases[i].answer
-		slices.Sort(a)
-	}
-	return cases
-}
-
-var typeNumbers = map[string]uint16{"A": typeA, "AAAA": typeAAAA, "SRV": typeSRV, "PTR": typePTR, "TXT": typeTXT, "CNAME": typeCNAME,
-	"SOA": typeSOA, "NS": typeNS, "MX": typeMX, "ANY": typeANY, "AXFR": 252}
-
-func newQuery(t testing.TB, name, qtype string, chaos bool) []byte {
-	t.Helper()
-	b := []byte{0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0}
-	for label := range strings.SplitSeq(strings.TrimSuffix(name, "."), ".") {
-		b = appendLabel(b, label)
-	}
-	n, ok := typeNumbers[qtype]
-	if !ok {
-		t.Fatalf("type %s", qtype)
-	}
-	class := byte(classIN)
-	if chaos {
-		class = 3
-	}
-	return append(b, 0, byte(n>>8), byte(n), 0, class)
+	return b
 }
 
 // withOPT adds an OPT record to a query.
@@ -124,81 +90,6 @@ func withOPT(query []byte, size uint16, version byte, do bool, options ...byte) 
 	}
 	q = append(q, 0, 0, typeOPT, byte(size>>8), byte(size), 0, version, flags, 0, byte(len(options)>>8), byte(len(options)))
 	return append(q, options...)
-}
-
-// describe writes an answer as testdata/answers.txt has it, sorted.
-func describe(t testing.TB, b []byte) (lines []string) {
-	t.Helper()
-	var m dnsmessage.Message
-	if err := m.Unpack(b); err != nil {
-		t.Fatalf("answer %x: %v", b, err)
-	}
-	if m.ID != 0x1234 {
-		t.Errorf("id %x", m.ID)
-	}
-	if m.RCode != dnsmessage.RCodeSuccess {
-		lines = append(lines, map[dnsmessage.RCode]string{1: "FORMERR", 2: "SERVFAIL", 3: "NXDOMAIN", 4: "NOTIMP", 5: "REFUSED"}[m.RCode])
-	}
-	flags := ""
-	for _, f := range []struct {
-		set  bool
-		name string
-	}{{m.Response, " qr"}, {m.Authoritative, " aa"}, {m.Truncated, " tc"}, {m.RecursionDesired, " rd"}, {m.RecursionAvailable, " ra"}} {
-		if f.set {
-			flags += f.name
-		}
-	}
-	if flags != " qr aa rd ra" {
-		lines = append(lines, "flags"+flags)
-	}
-	for _, section := range []struct {
-		name    string
-		records []dnsmessage.Resource
-	}{{"answer", m.Answers}, {"authority", m.Authorities}, {"additional", m.Additionals}} {
-		for _, r := range section.records {
-			if r.Header.Type != typeOPT {
-				lines = append(lines, section.name+" "+describeRecord(r))
-			}
-		}
-	}
-	slices.Sort(lines)
-	lines = compactAliases(lines)
-	return lines
-}
-
-// compactAliases leaves of a chain of the same alias one.
-func compactAliases(lines []string) []string {
-	return slices.CompactFunc(lines, func(a, b string) bool { return a == b && strings.Contains(a, " CNAME ") })
-}
-
-func describeRecord(r dnsmessage.Resource) string {
-	s := fmt.Sprintf("%s %d ", r.Header.Name, r.Header.TTL)
-	switch b := r.Body.(type) {
-	case *dnsmessage.AResource:
-		return s + "A " + netip.AddrFrom4(b.A).String()
-	case *dnsmessage.AAAAResource:
-		return s + "AAAA " + netip.AddrFrom16(b.AAAA).String()
-	case *dnsmessage.CNAMEResource:
-		return s + "CNAME " + b.CNAME.String()
-	case *dnsmessage.NSResource:
-		return s + "NS " + b.NS.String()
-	case *dnsmessage.PTRResource:
-		return s + "PTR " + b.PTR.String()
-	case *dnsmessage.SRVResource:
-		return s + fmt.Sprintf("SRV %d %d %d %s", b.Priority, b.Weight, b.Port, b.Target)
-	case *dnsmessage.TXTResource:
-		return s + fmt.Sprintf("TXT %q", strings.Join(b.TXT, ""))
-	case *dnsmessage.SOAResource:
-		if b.MinTTL > 5 || b.Serial == 0 || b.NS.String() != "ns.dns.cluster.local." || b.MBox.String() != "hostmaster.cluster.local." {
-			return s + fmt.Sprintf("SOA %+v", *b)
-		}
-		return s + "SOA"
-	case *dnsmessage.UnknownResource:
-		if b.Type == typeHINFO {
-			return s + "HINFO"
-		}
-	}
-	return s + r.Header.Type.String()
 }
 
 func newTestZone(t testing.TB, c Config) *Zone {

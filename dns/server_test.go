@@ -227,7 +227,7 @@ func TestLarge(t *testing.T) {
 					t.Fatal(err)
 				}
 				for _, r := range m.Answers {
-					seen[describeRecord(r)] = true
+					seen[r.GoString()] = true
 				}
 				if len(seen) != want || answersIn(b) != want {
 					t.Errorf("%s: %d answers, %d of them different; want %d", what, answersIn(b), len(seen), want)
