@@ -17,8 +17,8 @@ test: prepare build lint bench-check peers unit fuzz ## everything
 prepare: ## what the tests need from the system
 	@hack/prepare.sh
 
-peers: ## a real API server and etcd for the tests, built once per user
-	@bench/peers/build.sh etcd kube-apiserver kube-proxy
+peers: ## a real API server and its peers for the tests, built once per user
+	@bench/peers/build.sh etcd kube-apiserver kube-proxy coredns
 
 lint:
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); \
