@@ -160,6 +160,13 @@ func (c *Conn) SetLayout(l Layout) bool {
 	return changed
 }
 
+// Layout returns what the rules are, or are about to be.
+func (c *Conn) Layout() Layout {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.cfg.Layout
+}
+
 // Stats returns the counts so far.
 func (c *Conn) Stats() Stats {
 	c.mu.Lock()

@@ -63,6 +63,17 @@ func class(n int) int {
 	return k
 }
 
+// Class returns the number that slots are drawn below, 0 for a verdict that needs no endpoint.
+func (v Verdict) Class() int {
+	switch {
+	case v >= lbBase && v <= lbBase+MaxClass:
+		return 1 << (v - lbBase)
+	case v >= lbLocalBase && v <= lbLocalBase+MaxClass:
+		return 1 << (v - lbLocalBase)
+	}
+	return 0
+}
+
 // Chain returns the name of the chain that carries the verdict out, or "drop".
 func (v Verdict) Chain() string {
 	switch {

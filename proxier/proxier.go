@@ -70,6 +70,8 @@ type SyncReport struct {
 
 	// Changed are the services that were planned. Until a sync succeeds they gather, as Flows do.
 	Changed []endpoints.Name
+	// Details say what became of the first few of them.
+	Details []ServiceChange
 	// Flows are the frontends of these services whose connections may lead astray now.
 	Flows []Flow
 

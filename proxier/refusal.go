@@ -99,7 +99,9 @@ func (p *Proxier) blameFull(r run, owners []endpoints.Name, blamed []dataplane.R
 		}
 		again = p.setAside(r, n, reason(b)) || again
 		if n == serviceCIDRs {
+			p.mu.Lock()
 			p.rules.cidrs = nil
+			p.mu.Unlock()
 		}
 	}
 	return again

@@ -193,7 +193,7 @@ func (p *Proxier) settle(r run) {
 func (p *Proxier) done(r run) {
 	rep := r.report
 	if rep.Err != nil {
-		p.pending.Changed, p.pending.Flows = rep.Changed, rep.Flows
+		p.pending.Changed, p.pending.Details, p.pending.Flows = rep.Changed, rep.Details, rep.Flows
 	} else {
 		p.pending = SyncReport{Revision: rep.Revision}
 		p.syncOnce.Do(func() { close(p.synced) })
@@ -288,6 +288,9 @@ func (rep *SyncReport) count(op dataplane.Op) {
 // commit makes a plan what we believe, and reports what it has found.
 func (p *Proxier) commit(r run, plan *plan) {
 	r.report.Flows = append(r.report.Flows, plan.flows(p.cfg.Flows)...)
+	for _, s := range plan.steps[:min(len(plan.steps), maxDetails-min(maxDetails, len(r.report.Details)))] {
+		r.report.Details = append(r.report.Details, s.change())
+	}
 	p.mu.Lock()
 	p.rules.commit(plan)
 	p.mu.Unlock()

@@ -22,6 +22,7 @@ import (
 	"github.com/weir-project/weir/endpoints"
 	"github.com/weir-project/weir/endpoints/kube"
 	"github.com/weir-project/weir/endpoints/manifests"
+	"github.com/weir-project/weir/inspect"
 	"github.com/weir-project/weir/internal/config"
 	"github.com/weir-project/weir/proxier"
 	"github.com/weir-project/weir/proxier/conntrack"
@@ -40,6 +41,7 @@ type daemon struct {
 
 	engine    *endpoints.Engine
 	source    runner
+	from      string // what the source reads, for people
 	kernel    *dataplane.Conn
 	proxy     *proxier.Proxier
 	addresses *nodeAddresses
@@ -48,6 +50,7 @@ type daemon struct {
 	checks    *health.ServiceServers
 	health    *health.Proxy
 	metrics   *metrics.Recorder
+	inspector *inspect.Inspector
 	events    events.EventRecorder // nil: nobody takes events
 	families  []endpoints.Family
 }
@@ -115,6 +118,8 @@ func (d *daemon) assemble(reporter endpoints.Reporter) (err error) {
 	d.addresses.set = d.proxy.SetNodeAddrs
 	d.addresses.checks = d.checks.SetAddrs
 	d.addresses.setMachine(machine)
+	d.inspector = inspect.New(inspect.Config{
+		Build: build(), Node: cfg.NodeName, Source: d.from, Engine: d.engine, Proxy: d.proxy, Kernel: d.kernel, Health: d.health})
 	return nil
 }
 
@@ -125,6 +130,7 @@ func (d *daemon) openSource() (endpoints.Reporter, error) {
 	s := cfg.Source
 	if s.Manifests != "" {
 		reporter := newProblemLog(d.logger, nil)
+		d.from = "the directory " + s.Manifests
 		d.source = manifests.NewSource(manifests.Config{
 			Dir: s.Manifests, Sink: d.engine, Reporter: reporter, NodeName: cfg.NodeName, ServiceCIDRs: s.ServiceCIDRs,
 			Primary: func() []netip.Addr { addrs, _ := primaryAddrs(); return addrs }, // addresses tells of an error
@@ -142,6 +148,7 @@ func (d *daemon) openSource() (endpoints.Reporter, error) {
 	if s.AcceptContentTypes != "" {
 		rest.AcceptContentTypes = s.AcceptContentTypes
 	}
+	d.from = "the API server " + rest.Host
 	client, err := kubernetes.NewForConfig(rest)
 	if err != nil {
 		return nil, fmt.Errorf("API server %s: %w", rest.Host, err)
@@ -164,6 +171,11 @@ func (d *daemon) run() error {
 	serve(health.Server{Name: "metrics", Addr: address(cfg.MetricsAddress), HardFail: cfg.BindAddressHardFail,
 		Handler: metrics.Mux(metrics.Config{Version: version, Profiling: cfg.Profiling, Flags: d.flagz(), NoStatusz: !cfg.Enabled("ComponentStatusz")}),
 		Failed:  d.nodeEvent("FailedToStartMetricServer")})
+
+	if cfg.Socket != "" {
+		control := inspect.Server{Path: cfg.Socket, Handler: d.inspector.Handler()}
+		d.group.Go(func() error { return control.Run(d.ctx) })
+	}
 
 	d.showConfig()
 	d.group.Go(func() error { return d.source.Run(d.ctx) })

@@ -8,15 +8,11 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
-	"runtime/debug"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 	"k8s.io/component-base/logs"
 )
-
-// version is stamped by the Makefile.
-var version = "devel"
 
 func main() {
 	os.Exit(execute(os.Args[1:]))
@@ -35,6 +31,9 @@ func execute(args []string) int {
 	err := root.ExecuteContext(ctx)
 	if err == nil {
 		return 0
+	}
+	if errors.Is(err, errNotFine) {
+		return 1
 	}
 	fmt.Fprintln(os.Stderr, "weir:", err)
 	var usage usageError
@@ -64,7 +63,7 @@ func newRoot() *cobra.Command {
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usageError{cmd.CommandPath(), err} })
-	root.AddCommand(newRun(), newDNS(), newCleanup(), newVersion())
+	root.AddCommand(newRun(), newDNS(), newCleanup(), newVersion(), newStatus(), newServices())
 	return root
 }
 
@@ -74,20 +73,4 @@ func noArgs(cmd *cobra.Command, args []string) error {
 		return usageError{cmd.CommandPath(), err}
 	}
 	return nil
-}
-
-func newVersion() *cobra.Command {
-	return &cobra.Command{
-		Use:   "version",
-		Short: "Print the version",
-		Args:  noArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			goVersion := ""
-			if info, ok := debug.ReadBuildInfo(); ok {
-				goVersion = info.GoVersion
-			}
-			_, err := fmt.Fprintln(cmd.OutOrStdout(), "weir", version, goVersion)
-			return err
-		},
-	}
 }

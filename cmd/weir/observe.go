@@ -39,6 +39,7 @@ func (d *daemon) SyncDone(r proxier.SyncReport) {
 		}
 	}
 	d.health.SyncEnded()
+	d.inspector.SyncDone(r)
 	d.record(r)
 	d.cleanFlows(r)
 	if r.Err == nil {

@@ -33,6 +33,7 @@ type Config struct {
 	MetricsAddress      netip.AddrPort // of /metrics; the zero value: do not serve them
 	BindAddressHardFail bool           // exit if one of the two cannot be bound
 	Profiling           bool           // /debug/pprof at MetricsAddress
+	Socket              string         // path of the control socket; "": none
 
 	Conntrack   Conntrack
 	OOMScoreAdj int // of this process, -1000 to 1000
@@ -50,6 +51,9 @@ type Config struct {
 	Cleanup       bool   // remove our tables and exit
 	InitOnly      bool   // do what needs full privileges (sysctls) and exit
 }
+
+// DefaultSocket is where the control socket is unless it is told otherwise.
+const DefaultSocket = "/run/weir/weir.sock"
 
 // Source is where Services and endpoints come from: a directory if Manifests is set, otherwise an
 // API server.

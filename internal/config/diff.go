@@ -33,6 +33,7 @@ var settings = []setting{
 	{"logging.vmodule", true, func(c *Config) any { return vmoduleText(c) }},
 	{"logging", false, func(c *Config) any { return loggingText(c) }},
 	{"--reset-stale-tcp", false, func(c *Config) any { return c.ResetStaleTCP }},
+	{"--socket", false, func(c *Config) any { return c.Socket }},
 	{"--replace-kube-proxy", false, func(c *Config) any { return c.ReplaceKubeProxy }},
 }
 

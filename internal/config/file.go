@@ -246,6 +246,7 @@ func (c *Config) ownFlags() []string {
 	add("master", c.Source.Master, c.Source.Master != "")
 	add("node-ip", joined(c.NodeIPs), len(c.NodeIPs) > 1)
 	add("reset-stale-tcp", "true", c.ResetStaleTCP)
+	add("socket", c.Socket, c.Socket != DefaultSocket)
 	add("replace-kube-proxy", "true", c.ReplaceKubeProxy)
 	return flags
 }

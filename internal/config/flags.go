@@ -144,6 +144,7 @@ func (o *Options) addOwnFlags(fs *pflag.FlagSet) {
 	fs.StringSliceVar(&o.serviceCIDRs, "service-cidr", nil, "The ranges that cluster IPs are allocated from, comma-separated, where --manifests has no ServiceCIDR object. Default: none.")
 	fs.DurationVar(&o.own.MinSyncPeriod, "min-sync-period", 0, "Least time between the beginnings of two syncs, such as 500ms: a ceiling on their rate. "+
 		"It is taken before that of --config. Default: 0s, sync whenever something has changed.")
+	fs.StringVar(&o.own.Socket, "socket", DefaultSocket, "Path of the control socket, which weir status, services, trace and the like ask. For root alone. Empty: none.")
 	fs.BoolVar(&o.own.ResetStaleTCP, "reset-stale-tcp", false, "Reset TCP connections to endpoints that are gone, in place of letting them hang. Default: false.")
 	fs.BoolVar(&o.own.ReplaceKubeProxy, "replace-kube-proxy", false, "Remove the rules that a stopped kube-proxy has left behind, after the first sync. Default: false.")
 }

@@ -219,7 +219,7 @@ func (o *Options) mergeLogging(r *resolver, c *logsapi.LoggingConfiguration) {
 func (o *Options) overlay(r *resolver, c *Config) {
 	own := &o.own
 	c.Source.Manifests, c.Source.Master = own.Source.Manifests, own.Source.Master
-	c.ResetStaleTCP, c.ReplaceKubeProxy = own.ResetStaleTCP, own.ReplaceKubeProxy
+	c.ResetStaleTCP, c.ReplaceKubeProxy, c.Socket = own.ResetStaleTCP, own.ReplaceKubeProxy, own.Socket
 	c.ShowVersion, c.WriteConfigTo, c.Cleanup, c.InitOnly = own.ShowVersion, own.WriteConfigTo, own.Cleanup, own.InitOnly
 	if o.ownFlags.Changed("min-sync-period") {
 		c.MinSyncPeriod = own.MinSyncPeriod

@@ -175,6 +175,18 @@ func (p *Proxy) Healthy() bool {
 	return true
 }
 
+// Waiting returns since when the oldest change waits to be written. Zero: none does.
+func (p *Proxy) Waiting() (since time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, s := range p.status {
+		if t := s.oldest(); !t.IsZero() && (since.IsZero() || t.Before(since)) {
+			since = t
+		}
+	}
+	return since
+}
+
 func (p *Proxy) healthyLocked(s *familyStatus, now time.Time) bool {
 	return !s.updated.IsZero() && !waits(s.oldest(), now, p.timeout)
 }

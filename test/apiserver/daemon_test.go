@@ -43,7 +43,8 @@ func newDaemon(t *testing.T, w *world, flags ...string) *daemon {
 	t.Helper()
 	d := &daemon{t: t, w: w, log: filepath.Join(t.TempDir(), "weir.log")}
 	d.args = append([]string{"run", "--kubeconfig", w.cluster.ProxyKubeconfig, "--hostname-override", nodeName, "--cluster-cidr",
-		netlab.ClusterCIDR4.String() + "," + netlab.ClusterCIDR6.String(), "--conntrack-max-per-core", "0", "-v", "2"}, flags...)
+		netlab.ClusterCIDR4.String() + "," + netlab.ClusterCIDR6.String(), "--conntrack-max-per-core", "0", "-v", "2",
+		"--socket", ""}, flags...)
 	t.Cleanup(func() {
 		if d.proc != nil {
 			d.terminate()

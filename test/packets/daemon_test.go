@@ -21,26 +21,31 @@ import (
 
 // daemon is a weir that runs in the node of a lab, on a directory of manifests.
 type daemon struct {
-	t     testing.TB
-	lab   *netlab.Lab
-	args  []string
-	dir   string            // of manifests
-	files map[string]string // what is in it, without the marker
-	log   string            // path
-	proc  *netlab.Process   // nil: stopped
+	t      testing.TB
+	lab    *netlab.Lab
+	args   []string
+	dir    string            // of manifests
+	files  map[string]string // what is in it, without the marker
+	log    string            // path
+	socket string            // path of the control socket
+	proc   *netlab.Process   // nil: stopped
 }
+
+// sockets numbers control sockets: their paths must be short.
+var sockets atomic.Uint32
 
 // newDaemon returns a weir that is not started yet.
 func newDaemon(t testing.TB, lab *netlab.Lab, flags ...string) *daemon {
 	t.Helper()
 	dir := t.TempDir()
 	d := &daemon{t: t, lab: lab, dir: filepath.Join(dir, "manifests"), files: map[string]string{}, log: filepath.Join(dir, "weir.log")}
+	d.socket = filepath.Join(scratch, fmt.Sprintf("%d.sock", sockets.Add(1)))
 	if err := os.Mkdir(d.dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
 	d.args = []string{"run", "--manifests", d.dir, "--hostname-override", "node1", "-v=2"}
 	if strings.Contains(help, "--socket") { // several weirs run here, and one file system is below them all
-		d.args = append(d.args, "--socket", filepath.Join(dir, "weir.sock"))
+		d.args = append(d.args, "--socket", d.socket)
 	}
 	d.args = append(d.args, flags...)
 	t.Cleanup(func() {

@@ -77,7 +77,7 @@ func newWorld(t testing.TB, m mode) *world {
 	}
 	w.proxy = &daemon{w: w, name: "kube-proxy", path: filepath.Join(bin, "kube-proxy"), args: []string{"--config", w.proxyConfig(), "-v=2"}, env: w.iptablesPath()}
 	w.weir = &daemon{w: w, name: "weir", path: binary, args: []string{"run", "--kubeconfig", w.cluster.ProxyKubeconfig,
-		"--hostname-override", "node1", "--cluster-cidr", clusterCIDRs, "--replace-kube-proxy", "-v=2"}}
+		"--hostname-override", "node1", "--cluster-cidr", clusterCIDRs, "--replace-kube-proxy", "-v=2", "--socket", ""}}
 	t.Cleanup(func() {
 		w.weir.end(syscall.SIGTERM)
 		w.proxy.end(syscall.SIGKILL)
