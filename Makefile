@@ -12,7 +12,7 @@ build: ## bin/weir, one static binary
 demo: build ## a node, clients and backends in namespaces of their own; needs root
 	$(GO) run ./deploy/demo
 
-test: prepare build lint bench-check peers unit fuzz ## everything
+test: prepare build lint peers bench-check unit fuzz ## everything
 
 prepare: ## what the tests need from the system
 	@hack/prepare.sh
@@ -37,10 +37,10 @@ FUZZTIME ?= 5s
 fuzz: ## every fuzz target for FUZZTIME, after its seeds
 	@hack/fuzz.sh $(FUZZTIME)
 
-# Further flags in ARGS: make bench ARGS='--section packets --only weir'. See bench/doc.go.
+# Further flags in ARGS: make bench ARGS='--section packets'. See docs/benchmarks.md.
 BENCH := $(GO) run -C bench . --results results
-bench: ## Weir beside kube-proxy, at full size: hours; results in bench/results
-	$(BENCH) $(ARGS)
+bench: ## Weir beside its peers, at full size: forty minutes; results in bench/results, a summary in README.md
+	$(BENCH) --readme ../README.md $(ARGS)
 
 bench-quick: ## the same, small, in three minutes, into bench/results/*-quick.json
 	$(BENCH) --quick $(ARGS)

@@ -124,7 +124,7 @@ func (b *bench) memory(ctx context.Context) (err error) {
 // steady waits until a proxy serves, makes a hundred changes a second for some time, and waits until
 // it is at rest.
 func (b *bench) steady(ctx context.Context, w *world.World, p *world.Running, busy time.Duration) error {
-	if _, err := serving(ctx, w); err != nil {
+	if _, err := b.serving(ctx, w); err != nil {
 		return err
 	}
 	if err := p.Settle(ctx, 30*time.Second); err != nil {

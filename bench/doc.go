@@ -6,8 +6,9 @@
 //	go run . --proxy mine='my-proxy --kubeconfig $KUBECONFIG'
 //	go run . --report                       tables and pictures from what earlier runs found
 //
-// Every section writes results/<section>-<size>.json. A table in results/README.md and the pictures
-// beside it are made from all that are there.
+// Every section writes a file of its own, results/<section>.json, so that each can be run by itself. Tables in
+// results/README.md and the pictures beside it are made from all that are there. Runs that leave
+// proxies or parts out are in files of their own, and in no table.
 //
 // # What is measured, and how
 //

@@ -25,6 +25,7 @@ type options struct {
 	only     []string // proxies
 	others   []world.Proxy
 	results  string
+	readme   string // "": none
 	quick    bool
 	report   bool
 	keep     bool
@@ -35,12 +36,14 @@ type options struct {
 	budget              time.Duration // for what one proxy takes for a part, in one round
 	busy                time.Duration // how long a hundred changes a second go on
 	rest                time.Duration // after work, before memory is looked at
+	patience            time.Duration // after which a start counts as failed
 	sizes               []int         // of the sweep
 	sizeEndpoints       int           // of each service in the sweep
 	large               int           // endpoints of the large service
 	roll                int           // endpoints of the service that is rolled
 	packetSizes         []int
 	packetTime          time.Duration // for each figure about packets
+	flows               int           // UDP flows, to see what one takes
 }
 
 // bench is a run.
@@ -49,19 +52,23 @@ type bench struct {
 	out, log io.Writer
 	dir      string // of this run, for logs
 	proxies  []world.Proxy
+	unbuilt  []report.Failure // peers that did not build
 	versions map[string]string
 	run      *report.Run // of the present section
 }
 
+// sections say what they take on a quiet machine of two cores, at full size and small; runs that went
+// before know better.
 var sections = map[string]struct {
-	measure func(*bench, context.Context) error
-	table   func([]report.Result) report.Table
+	measure       func(*bench, context.Context) error
+	table         func([]report.Result) report.Table
+	takes, little time.Duration
 }{
-	"dataplane": {(*bench).dataplane, report.One},
-	"control":   {(*bench).control, report.Side},
-	"sweep":     {(*bench).sweep, report.Side},
-	"large":     {(*bench).largeService, report.Side},
-	"packets":   {(*bench).packets, report.Side},
+	"dataplane": {(*bench).dataplane, report.One, 2 * time.Minute, 30 * time.Second},
+	"control":   {(*bench).control, report.Side, 14 * time.Minute, 60 * time.Second},
+	"sweep":     {(*bench).sweep, report.Side, 7 * time.Minute, 30 * time.Second},
+	"large":     {(*bench).largeService, report.Side, 3 * time.Minute, 20 * time.Second},
+	"packets":   {(*bench).packets, report.Side, 9 * time.Minute, 30 * time.Second},
 }
 
 // inOrder are the sections that compare proxies.
@@ -71,9 +78,9 @@ func compares(section string) bool { return slices.Contains(inOrder, section) }
 
 func parse(args []string, log io.Writer) (options, error) {
 	o := options{
-		services: 5000, endpoints: 50, rounds: 5, changes: 200, budget: 3 * time.Minute, busy: 20 * time.Second, rest: 4 * time.Second,
+		services: 5000, endpoints: 50, rounds: 5, changes: 200, budget: 40 * time.Second, busy: 10 * time.Second, rest: 2 * time.Second, patience: 3 * time.Minute,
 		sizes: []int{100, 1000, 5000, 10_000, 50_000}, sizeEndpoints: 10, large: 100_000, roll: 1000,
-		packetSizes: []int{1, 100, 10_000}, packetTime: 3 * time.Second,
+		packetSizes: []int{1, 100, 10_000}, packetTime: time.Second, flows: 10_000,
 	}
 	fs := flag.NewFlagSet("bench", flag.ContinueOnError)
 	fs.SetOutput(log)
@@ -105,6 +112,7 @@ func parse(args []string, log io.Writer) (options, error) {
 		return nil
 	})
 	fs.StringVar(&o.results, "results", "results", "directory for what is found")
+	fs.StringVar(&o.readme, "readme", "", "`file` into which the summary of a whole run at full size goes too, between its marks")
 	fs.BoolVar(&o.quick, "quick", false, "small sizes, few rounds")
 	fs.BoolVar(&o.report, "report", false, "measure nothing; make tables and pictures from earlier runs")
 	fs.BoolVar(&o.keep, "keep", false, "keep logs, and heap profiles of Weir, in a directory that is named at the end")
@@ -147,9 +155,9 @@ func parse(args []string, log io.Writer) (options, error) {
 // small makes everything fit into three minutes.
 func (o *options) small() {
 	o.services, o.endpoints, o.rounds, o.changes = 200, 10, 2, 20
-	o.budget, o.busy, o.rest = 3*time.Second, 3*time.Second, time.Second/2
+	o.budget, o.busy, o.rest, o.patience = 3*time.Second, 3*time.Second, time.Second/2, 30*time.Second
 	o.sizes, o.large, o.roll = []int{20, 500}, 1000, 100
-	o.packetSizes, o.packetTime = []int{100}, 300*time.Millisecond
+	o.packetSizes, o.packetTime, o.flows = []int{100}, 300*time.Millisecond, 2000
 }
 
 // prepare builds what is needed. A peer that does not build is left out.
@@ -175,10 +183,12 @@ func (b *bench) prepare(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	b.versions = map[string]string{"weir": revision(ctx), "kubernetes": filepath.Base(peers)}
+	b.versions = map[string]string{"weir": revision(ctx), "nft": version(ctx, "nft"),
+		"kubernetes": version(ctx, filepath.Join(peers, "kube-apiserver")), "etcd": version(ctx, filepath.Join(peers, "etcd"))}
 	if b.wanted("kube-proxy") && slices.ContainsFunc(b.sections, compares) {
 		if dir, err := kubelab.BinDir(ctx, b.log, "kube-proxy"); err != nil {
 			b.say("kube-proxy is left out: %v", err)
+			b.unbuilt = append(b.unbuilt, report.Failure{Section: "build", Proxy: "kube-proxy", Error: err.Error()})
 		} else {
 			b.proxies = append(b.proxies, world.KubeProxy(filepath.Join(dir, "kube-proxy")))
 		}
@@ -197,4 +207,19 @@ func revision(ctx context.Context) string {
 		return "unknown"
 	}
 	return strings.TrimSpace(string(text))
+}
+
+// version is what a command says its version is.
+func version(ctx context.Context, command string) string {
+	text, err := exec.CommandContext(ctx, command, "--version").Output()
+	if err != nil {
+		return "unknown"
+	}
+	first, _, _ := strings.Cut(string(text), "\n")
+	for _, word := range strings.Fields(first) {
+		if strings.ContainsAny(word, "0123456789") {
+			return word
+		}
+	}
+	return "unknown"
 }

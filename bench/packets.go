@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/weir-project/weir/bench/internal/report"
@@ -29,19 +30,20 @@ func (b *bench) packets(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	broken := map[string]bool{}
 	for _, size := range b.packetSizes {
 		if err := w.Grow(ctx, size, packetEndpoints); err != nil {
 			return err
 		}
-		if err := b.packetsAt(ctx, w, own, size); err != nil {
+		if err := b.packetsAt(ctx, w, own, size, broken); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// packetsAt has every proxy, and no proxy, in turn.
-func (b *bench) packetsAt(ctx context.Context, w *world.World, own *world.Service, size int) error {
+// packetsAt has every proxy, and no proxy, in turn, but those that failed before.
+func (b *bench) packetsAt(ctx context.Context, w *world.World, own *world.Service, size int, broken map[string]bool) error {
 	all := map[string]*found{"none": {}}
 	for round := range b.rounds {
 		b.say("packets, %d services, round %d of %d", size, round+1, b.rounds)
@@ -53,6 +55,9 @@ func (b *bench) packetsAt(ctx context.Context, w *world.World, own *world.Servic
 			return err
 		}
 		for _, p := range b.proxies {
+			if broken[p.Name] {
+				continue
+			}
 			if all[p.Name] == nil {
 				all[p.Name] = &found{}
 			}
@@ -62,6 +67,7 @@ func (b *bench) packetsAt(ctx context.Context, w *world.World, own *world.Servic
 			}
 			if err != nil {
 				b.failed("packets", p.Name, err)
+				broken[p.Name] = true
 			}
 		}
 	}
@@ -88,10 +94,18 @@ func (b *bench) packetsOf(ctx context.Context, p world.Proxy, f flow, own *world
 		return err
 	}
 	defer func() { err = errors.Join(err, r.Stop()) }()
-	ctx, cancel := r.While(ctx)
+	alive, cancel := r.While(ctx)
 	defer cancel()
-	if _, err := serving(ctx, f.w, own.Frontend()); err != nil {
-		return fmt.Errorf("%w%s", err, r.LogTail())
+	err = f.visit(alive, r, own)
+	if err != nil && ctx.Err() == nil {
+		err = fmt.Errorf("%w%s", err, r.LogTail())
+	}
+	return err
+}
+
+func (f *flow) visit(ctx context.Context, r *world.Running, own *world.Service) error {
+	if _, err := f.serving(ctx, f.w, own.Frontend()); err != nil {
+		return err
 	}
 	if err := r.Settle(ctx, 20*time.Second); err != nil {
 		return err
@@ -118,6 +132,7 @@ type flow struct {
 const (
 	rateMetric   = "new connections a second"
 	directMetric = "new connections a second, directly to endpoints"
+	ratioMetric  = "new connections, through a Service ÷ directly"
 )
 
 // direct measures what leaves Services out: connections to endpoints.
@@ -143,6 +158,17 @@ func (f *flow) measure(where string, dsts []netip.AddrPort, sink netip.AddrPort)
 	if n := alone.Failed + several.Failed; n > 0 {
 		f.failed("packets", f.name, fmt.Errorf("%d of %d connections failed%s: %w", n, n+len(alone.Latency)+len(several.Latency), where, cmp.Or(alone.Err, several.Err)))
 	}
+	if f.size < slices.Max(f.packetSizes) {
+		return nil // what is established does not ask how many services there are; once is enough
+	}
+	if err := f.established(where, sink); err != nil {
+		return err
+	}
+	return f.connections(where, sink)
+}
+
+// established measures what connections carry once they are made.
+func (f *flow) established(where string, sink netip.AddrPort) error {
 	for _, m := range []struct {
 		what, unit string
 		measure    func() (float64, error)
@@ -160,25 +186,64 @@ func (f *flow) measure(where string, dsts []netip.AddrPort, sink netip.AddrPort)
 	return nil
 }
 
+// connections measures what the kernel keeps of a connection, by many that have just been made.
+func (f *flow) connections(where string, sink netip.AddrPort) error {
+	if err := f.w.Forget(); err != nil {
+		return err
+	}
+	if err := wire.Flows(f.w.Client, sink, f.flows); err != nil {
+		return err
+	}
+	entries, err := f.w.Connections()
+	if err != nil {
+		return err
+	}
+	f.f.of("conntrack entries of a UDP flow"+where, "", nil).add(float64(entries) / float64(f.flows))
+	if entries == 0 {
+		return nil // without rules that ask, the kernel does not track
+	}
+	before, err := world.ActiveSlabs()
+	if err != nil {
+		return err
+	}
+	if err := f.w.Forget(); err != nil {
+		return err
+	}
+	time.Sleep(f.rest) // the kernel frees them after a grace period
+	after, err := world.ActiveSlabs()
+	if err != nil {
+		return err
+	}
+	f.f.of("kernel memory of a conntrack entry"+where, "B", nil).add((before - after) / float64(entries))
+	return nil
+}
+
 func (m *measured) addAll(s stat.Series) { m.values = append(m.values, s...) }
 
-// compareRates puts rates in relation, proxy by proxy, round by round.
+// compareRates puts rates in relation, proxy by proxy, round by round: to connections past the proxy's
+// rules to endpoints, and to such where there is no proxy.
 func (b *bench) compareRates(size int) {
 	for _, p := range b.proxies {
-		through, direct := b.lookUp(rateMetric, p.Name, size), b.lookUp(directMetric, p.Name, size)
-		if through == nil || direct == nil {
-			continue
-		}
-		var ratio stat.Series
-		for i := range min(len(through.Values), len(direct.Values)) {
-			ratio = append(ratio, 100*through.Values[i]/direct.Values[i])
-		}
-		r := report.Result{Section: "packets", Metric: "new connections, through a Service ÷ directly", Proxy: p.Name, Services: size, Endpoints: packetEndpoints, Unit: "%"}
+		through := b.lookUp(rateMetric, p.Name, size)
+		r := report.Result{Section: "packets", Metric: ratioMetric, Proxy: p.Name, Services: size, Endpoints: packetEndpoints, Unit: "%"}
 		if p.Name == "weir" {
 			r.Goal = &report.Goal{AtLeast: 90}
 		}
-		b.run.Add(r, ratio)
+		b.run.Add(r, ratio(through, b.lookUp(directMetric, p.Name, size)))
+		r.Metric, r.Goal = ratioMetric+", no proxy", nil
+		b.run.Add(r, ratio(through, b.lookUp(directMetric, "none", size)))
 	}
+}
+
+// ratio returns the values of one result in percent of those of another.
+func ratio(of, to *report.Result) (percent stat.Series) {
+	if of == nil || to == nil {
+		return nil
+	}
+	for i := range min(len(of.Values), len(to.Values)) {
+		percent = append(percent, 100*of.Values[i]/to.Values[i])
+	}
+	return percent
 }
 
 func (b *bench) lookUp(metric, proxy string, size int) *report.Result {

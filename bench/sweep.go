@@ -10,11 +10,10 @@ import (
 	"github.com/weir-project/weir/bench/internal/world"
 )
 
-// unbearable is the cost of one change, or of a start, above which a proxy is not taken to larger
-// clusters.
+// What one change, or a start, may be expected to take if a proxy is to be taken to a larger cluster.
 const (
-	unbearableChange = 15 * time.Second
-	unbearableStart  = 90 * time.Second
+	bearableChange = 15 * time.Second
+	bearableStart  = 90 * time.Second
 )
 
 // sweep measures what one change costs in clusters of growing size.
@@ -24,52 +23,60 @@ func (b *bench) sweep(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, w.Close()) }()
-	tooSlow := map[string]bool{}
-	for _, size := range b.sizes {
+	left := map[string]bool{}
+	for i, size := range b.sizes {
+		began := time.Now()
 		if err := w.Grow(ctx, size, b.sizeEndpoints); err != nil {
 			return err
 		}
-		b.say("sweep: %s", report.Size(size, b.sizeEndpoints))
+		b.say("sweep, %d of %d: %s in the API server after %s more", i+1, len(b.sizes), report.Size(size, b.sizeEndpoints), time.Since(began).Round(time.Millisecond))
 		for _, p := range b.proxies {
-			if tooSlow[p.Name] {
+			if left[p.Name] {
 				continue
 			}
 			f := &found{}
-			slow, err := b.sweepOne(ctx, w, p, size, f)
+			err := b.sweepOne(ctx, w, p, size, f)
 			if ctx.Err() != nil {
 				return err
 			}
+			b.record("sweep", p.Name, size, b.sizeEndpoints, f)
 			if err != nil {
 				b.failed("sweep", p.Name, fmt.Errorf("%s: %w", report.Size(size, b.sizeEndpoints), err))
+				left[p.Name] = true
+			} else if i+1 < len(b.sizes) {
+				left[p.Name] = b.unbearable(p.Name, f, size, b.sizes[i+1])
 			}
-			if tooSlow[p.Name] = slow || err != nil; slow {
-				b.say("%s is not taken to larger clusters", p.Name)
-			}
-			b.record("sweep", p.Name, size, b.sizeEndpoints, f)
 		}
 	}
 	return nil
 }
 
 // sweepOne is the turn of one proxy in a cluster of one size.
-func (b *bench) sweepOne(ctx context.Context, w *world.World, p world.Proxy, size int, f *found) (slow bool, err error) {
+func (b *bench) sweepOne(ctx context.Context, w *world.World, p world.Proxy, size int, f *found) error {
 	few := *b
 	few.services, few.endpoints, few.rounds, few.changes = size, b.sizeEndpoints, 1, min(b.changes, 50)
 	few.parts = []string{"change"}
 	v := visit{bench: &few, w: w, found: f}
-	if err := v.run(ctx, p); err != nil {
-		return false, err
-	}
-	for name, m := range f.values {
-		s := m.values.Summarize()
-		switch name {
-		case changeMetric:
-			slow = slow || s.P50 > float64(unbearableChange/time.Millisecond)
-		case startMetric:
-			slow = slow || s.P50 > unbearableStart.Seconds()
+	return v.run(ctx, p)
+}
+
+// unbearable reports whether a proxy would take too long in the next larger cluster, if what it takes
+// grows as the cluster does.
+func (b *bench) unbearable(proxy string, f *found, size, next int) bool {
+	grown := func(metric string, unit time.Duration) time.Duration {
+		m := f.values[metric]
+		if m == nil {
+			return 0
 		}
+		return time.Duration(m.values.Summarize().P50 * float64(unit) * float64(next) / float64(size))
 	}
-	return slow, nil
+	change, start := grown(changeMetric, time.Millisecond), grown(startMetric, time.Second)
+	if change <= bearableChange && start <= bearableStart {
+		return false
+	}
+	b.note("%s is not taken to %d services: going by what it took with %d, a change there would take %.0f s, and a start %.0f s",
+		proxy, next, size, change.Seconds(), start.Seconds())
+	return true
 }
 
 // largeService measures one change in a service with very many endpoints. Its packets cannot tell,
@@ -88,7 +95,7 @@ func (b *bench) largeService(ctx context.Context) (err error) {
 	for _, p := range b.proxies {
 		f := &found{}
 		one := *b
-		one.parts = nil
+		one.services, one.endpoints, one.parts = 1, b.large, nil
 		v := visit{bench: &one, w: w, found: f}
 		err := v.withProxy(ctx, p, func(ctx context.Context) error { return v.touches(ctx, large) })
 		if ctx.Err() != nil {
@@ -105,7 +112,7 @@ func (b *bench) largeService(ctx context.Context) (err error) {
 // touches changes one endpoint of a large service at a time, and then another service that tells
 // when it is done: what is written first is programmed first, or with it.
 func (v *visit) touches(ctx context.Context, large *world.Service) error {
-	at, err := serving(ctx, v.w, large.Frontend())
+	at, err := v.serving(ctx, v.w, large.Frontend())
 	if err != nil {
 		return err
 	}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/weir-project/weir/bench/internal/stat"
@@ -96,6 +97,7 @@ type Run struct {
 	Load     [2]string         `json:"load"` // averages over 1, 5 and 15 minutes, before and after
 	Versions map[string]string `json:"versions"`
 	Results  []Result          `json:"results"`
+	Notes    []string          `json:"notes,omitempty"`
 	Failures []Failure         `json:"failures,omitempty"`
 }
 
@@ -119,7 +121,7 @@ func (r *Run) Write(path string) error {
 	return os.WriteFile(path, append(compact(b), '\n'), 0o644)
 }
 
-// Read reads all runs of a directory, the oldest first.
+// Read reads all runs of a directory, the oldest first. Those of a part are left out.
 func Read(dir string) ([]*Run, error) {
 	paths, err := filepath.Glob(filepath.Join(dir, "*.json"))
 	if err != nil {
@@ -127,13 +129,12 @@ func Read(dir string) ([]*Run, error) {
 	}
 	var runs []*Run
 	for _, path := range paths {
-		b, err := os.ReadFile(path)
+		if strings.HasSuffix(path, "-partial.json") {
+			continue
+		}
+		r, err := ReadOne(path)
 		if err != nil {
 			return nil, err
-		}
-		r := &Run{}
-		if err := json.Unmarshal(b, r); err != nil {
-			return nil, fmt.Errorf("%s: %w", path, err)
 		}
 		runs = append(runs, r)
 	}
@@ -142,6 +143,19 @@ func Read(dir string) ([]*Run, error) {
 	}
 	slices.SortFunc(runs, func(a, b *Run) int { return a.Started.Compare(b.Started) })
 	return runs, nil
+}
+
+// ReadOne reads a run.
+func ReadOne(path string) (*Run, error) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	r := &Run{}
+	if err := json.Unmarshal(b, r); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return r, nil
 }
 
 // key identifies what was measured.

@@ -240,3 +240,31 @@ func (s *Sink) dial(h *netlab.Host, network string, dst netip.AddrPort, limit ti
 	}
 	return c, c.SetDeadline(time.Now().Add(limit))
 }
+
+// Flows sends one UDP packet of a byte to dst from each of n sockets, which have ports that differ.
+func Flows(h *netlab.Host, dst netip.AddrPort, n int) error {
+	to := sockaddr(dst)
+	return h.Do(func() error {
+		for i := range n {
+			if err := flow(to, firstFlowPort+i); err != nil {
+				return fmt.Errorf("UDP flow %d to %s: %w", i+1, dst, err)
+			}
+		}
+		return nil
+	})
+}
+
+// firstFlowPort leaves 30,000 ports below those that the kernel gives to others.
+const firstFlowPort = 2048
+
+func flow(to *unix.SockaddrInet4, port int) error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	if err := unix.Bind(fd, &unix.SockaddrInet4{Port: port}); err != nil {
+		return err
+	}
+	return unix.Sendto(fd, []byte{0}, 0, to)
+}

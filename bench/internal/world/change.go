@@ -142,12 +142,13 @@ func (s *Service) Delete(ctx context.Context) error {
 // Latency is how long something took to reach the packets.
 type Latency struct {
 	FromWrite    time.Duration // since the request to the API server was sent
+	Write        time.Duration // until the API server's response
 	FromResponse time.Duration // since its response; 0 if the packets were first
 	wire.Answer
 }
 
-// probeEvery is the interval at which connections look for a change.
-const probeEvery = 500 * time.Microsecond
+// ProbeEvery is the interval at which connections look for a change: 2,000 a second.
+const ProbeEvery = 500 * time.Microsecond
 
 // Swap replaces the service's only endpoint, and returns how long it took until new connections came
 // to the new one.
@@ -190,7 +191,7 @@ func (s *Service) observe(ctx context.Context, want netip.Addr, write func() err
 		}
 		responded = time.Now()
 	}()
-	l.Answer, err = wire.Until(ctx, s.w.Client, s.Frontend(), want, probeEvery)
+	l.Answer, err = wire.Until(ctx, s.w.Client, s.Frontend(), want, ProbeEvery)
 	<-written
 	if writeErr != nil {
 		return l, writeErr
@@ -198,7 +199,7 @@ func (s *Service) observe(ctx context.Context, want netip.Addr, write func() err
 	if err != nil {
 		return l, errors.Join(err, context.Cause(ctx))
 	}
-	l.FromWrite, l.FromResponse = l.Start.Sub(sent), max(0, l.Start.Sub(responded))
+	l.FromWrite, l.Write, l.FromResponse = l.Start.Sub(sent), responded.Sub(sent), max(0, l.Start.Sub(responded))
 	return l, nil
 }
 

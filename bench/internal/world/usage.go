@@ -222,3 +222,20 @@ func KernelMemory() (float64, error) {
 	}
 	return megabytes(meminfo, "SUnreclaim") + megabytes(meminfo, "VmallocUsed") + megabytes(meminfo, "Percpu"), nil
 }
+
+// ActiveSlabs returns how many bytes the objects take that are in the kernel's slab caches.
+func ActiveSlabs() (float64, error) {
+	text, err := os.ReadFile("/proc/slabinfo")
+	if err != nil {
+		return 0, err
+	}
+	sum := 0.0
+	for line := range bytes.Lines(text) {
+		var name string
+		var active, all, size float64
+		if n, _ := fmt.Sscan(string(line), &name, &active, &all, &size); n == 4 {
+			sum += active * size
+		}
+	}
+	return sum, nil
+}

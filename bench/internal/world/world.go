@@ -7,7 +7,10 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -195,4 +198,17 @@ func (w *World) Clean(wait time.Duration) error {
 // proxy among them: their ports would lead nowhere for two minutes.
 func (w *World) Forget() error {
 	return w.Node.Do(func() error { return netlink.ConntrackTableFlush(netlink.ConntrackTable) })
+}
+
+// Connections returns how many the node's conntrack table holds.
+func (w *World) Connections() (n int, err error) {
+	err = w.Node.Do(func() error {
+		text, err := os.ReadFile("/proc/sys/net/netfilter/nf_conntrack_count")
+		if err != nil {
+			return err
+		}
+		n, err = strconv.Atoi(strings.TrimSpace(string(text)))
+		return err
+	})
+	return n, err
 }
