@@ -16,7 +16,6 @@ import (
 	"k8s.io/component-base/metrics/legacyregistry"
 	"k8s.io/klog/v2"
 
-	"github.com/weir-project/weir/dns"
 	"github.com/weir-project/weir/dns/forward"
 	dnsmetrics "github.com/weir-project/weir/dns/metrics"
 	"github.com/weir-project/weir/endpoints"
@@ -71,102 +70,77 @@ func (o *dnsOptions) addFlags(f *pflag.FlagSet) {
 	f.StringVar(&o.metrics, "metrics-bind-address", "127.0.0.1:9153", "address of /metrics and /ready; \"\": none")
 }
 
-// dnsCommand is weir dns with its flags read.
-type dnsCommand struct {
-	*dnsOptions
-	listen    []netip.AddrPort
-	upstreams []netip.AddrPort
-	zone      *dns.Zone
-}
-
 // complete reads the flags.
-func (o *dnsOptions) complete() (*dnsCommand, error) {
-	c := &dnsCommand{dnsOptions: o}
+func (o *dnsOptions) complete() (nameConfig, error) {
+	c := nameConfig{domain: o.domain, ttl: time.Duration(o.ttl) * time.Second, noPods: o.pods == "disabled", resolvConf: o.resolvConf}
 	if o.manifests != "" && o.kubeconfig+o.master != "" {
-		return nil, fmt.Errorf("--manifests and an API server: one of the two")
+		return c, fmt.Errorf("--manifests and an API server: one of the two")
 	}
-	var servers []netip.Addr
 	for _, s := range o.listen {
 		a, err := netip.ParseAddrPort(s)
 		if err != nil {
-			return nil, fmt.Errorf("--listen %q: not an address with a port", s)
+			return c, fmt.Errorf("--listen %q: not an address with a port", s)
 		}
 		c.listen = append(c.listen, a)
-		if !a.Addr().IsUnspecified() {
-			servers = append(servers, a.Addr())
-		}
+	}
+	if len(c.listen) == 0 {
+		return c, fmt.Errorf("--listen: an address is needed")
 	}
 	for _, s := range o.upstreams {
 		a, err := forward.ParseUpstream(s)
 		if err != nil {
-			return nil, fmt.Errorf("--upstream: %w", err)
+			return c, fmt.Errorf("--upstream: %w", err)
 		}
 		c.upstreams = append(c.upstreams, a)
 	}
 	if o.pods != "insecure" && o.pods != "disabled" {
-		return nil, fmt.Errorf("--pods %q: neither insecure nor disabled", o.pods)
+		return c, fmt.Errorf("--pods %q: neither insecure nor disabled", o.pods)
 	}
-	zone := dns.Config{Domain: o.domain, TTL: time.Duration(o.ttl) * time.Second, NoPods: o.pods == "disabled", Servers: servers, ZeroTTL: o.ttl == 0}
-	var err error
-	c.zone, err = dns.NewZone(zone)
-	return c, err
+	return c, nil
 }
 
 func (o *dnsOptions) run(cmd *cobra.Command) error {
-	c, err := o.complete()
+	logger := klog.FromContext(cmd.Context())
+	config, err := o.complete()
 	if err != nil {
 		return usageError{cmd.CommandPath(), err}
 	}
-	group, ctx := errgroup.WithContext(cmd.Context())
+	if o.logQueries {
+		config.logQuery = logQuery(logger)
+	}
 	engine := endpoints.New(endpoints.Config{})
-	names := engine.Subscribe()
-	forwarding := dnsmetrics.NewForwarding(c.listen[0].String())
-	forwarder := forward.New(forward.Options{ResolvConf: o.resolvConf, Listen: c.listen, Observer: forwarding, Logger: klog.FromContext(ctx)}, c.forwarding())
-	forwarding.Of(forwarder)
-	if err := c.follow(ctx, group, engine, forwarder); err != nil {
+	names, err := newNameServer(logger, engine, config)
+	if err != nil {
+		return usageError{cmd.CommandPath(), err}
+	}
+	registry := prometheus.NewRegistry()
+	if err := names.register(registry); err != nil {
 		return err
 	}
-	config := dns.ServerConfig{Zone: c.zone, Forwarder: forwarder, Listen: c.listen}
-	if o.logQueries {
-		config.LogQuery = logQuery(klog.FromContext(ctx))
+	group, ctx := errgroup.WithContext(cmd.Context())
+	if err := o.follow(ctx, group, engine, names); err != nil {
+		return err
 	}
-	server := dns.NewServer(config)
-	recorder := dnsmetrics.NewRecorder(server, c.listen[0].String())
-	registry := prometheus.NewRegistry()
-	registry.MustRegister(recorder, forwarding)
-
-	group.Go(func() error { return forwarder.Run(ctx) })
-	group.Go(func() error { return c.zone.Run(ctx, names, recorder.Updated) })
-	group.Go(func() error { return server.Run(ctx) })
+	group.Go(func() error { return names.run(ctx) })
 	pages := http.NewServeMux()
 	gather := prometheus.Gatherers{legacyregistry.DefaultGatherer, registry}
 	pages.Handle("/metrics", promhttp.HandlerFor(gather, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError}))
-	pages.Handle("/ready", dnsmetrics.Ready(server))
+	pages.Handle("/ready", dnsmetrics.Ready(names.server))
 	web := health.Server{Name: "metrics", Addr: o.metrics, Handler: pages}
 	group.Go(func() error { return web.Run(ctx) })
 	return group.Wait()
 }
 
-// logQuery returns what writes a line for each query.
-func logQuery(logger klog.Logger) func(dns.QueryLog) {
-	return func(q dns.QueryLog) {
-		logger.Info("Query", "client", q.Client, "tcp", q.TCP, "name", q.Name, "type", q.Type, "to", q.To, "rcode", q.Rcode)
-	}
-}
-
-// forwarding returns who is asked for other names, as far as the flags say.
-func (c *dnsCommand) forwarding() forward.Config { return forward.Config{Upstreams: c.upstreams} }
-
 // follow has the engine told of Services, and the forwarder of the cluster's own wishes.
-func (c *dnsCommand) follow(ctx context.Context, group *errgroup.Group, engine *endpoints.Engine, forwarder *forward.Forwarder) error {
+func (o *dnsOptions) follow(ctx context.Context, group *errgroup.Group, engine *endpoints.Engine, names *nameServer) error {
 	logger := klog.FromContext(ctx)
 	reporter := newProblemLog(logger, nil)
-	if c.manifests != "" {
-		source := manifests.NewSource(manifests.Config{Dir: c.manifests, Sink: engine, Reporter: reporter, DNS: true})
+	if o.manifests != "" {
+		source := manifests.NewSource(manifests.Config{Dir: o.manifests, Sink: engine, Reporter: reporter, DNS: true})
 		group.Go(func() error { return source.Run(ctx) })
 		return nil
 	}
-	rest, err := kube.RESTConfig(c.kubeconfig, c.master)
+	rest, err := kube.RESTConfig(o.kubeconfig, o.master)
 	if err != nil {
 		return err
 	}
@@ -176,14 +150,12 @@ func (c *dnsCommand) follow(ctx context.Context, group *errgroup.Group, engine *
 	}
 	source := kube.NewSource(kube.Config{Client: client, Sink: engine, Reporter: reporter, DNS: true, NamesOnly: true})
 	group.Go(func() error { return source.Run(ctx) })
-	group.Go(func() error {
-		return source.FollowConfigMap(ctx, "kube-system", "kube-dns", func(data map[string]string) {
-			over, err := forward.ParseKubeDNSConfigMap(data)
-			if err != nil {
-				logger.Error(err, "ConfigMap kube-system/kube-dns: not all of it can be used")
-			}
-			forwarder.Set(c.forwarding().Override(over))
-		})
-	})
+	group.Go(func() error { return followConfigMap(ctx, source, names) })
 	return nil
+}
+
+// followConfigMap has a server's upstreams follow the ConfigMap that the cluster has for it.
+func followConfigMap(ctx context.Context, source *kube.Source, names *nameServer) error {
+	logger := klog.FromContext(ctx)
+	return source.FollowConfigMap(ctx, "kube-system", "kube-dns", func(data map[string]string) { names.configMap(logger, data) })
 }

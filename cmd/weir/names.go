@@ -1,0 +1,109 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+	"k8s.io/klog/v2"
+
+	"github.com/weir-project/weir/dns"
+	"github.com/weir-project/weir/dns/forward"
+	dnsmetrics "github.com/weir-project/weir/dns/metrics"
+	"github.com/weir-project/weir/endpoints"
+)
+
+// nameConfig says how names are answered, as flags have it.
+type nameConfig struct {
+	domain     string
+	ttl        time.Duration
+	noPods     bool
+	listen     []netip.AddrPort // at least one
+	upstreams  []netip.AddrPort // empty: those of resolvConf
+	resolvConf string
+	// logQuery is told of every query. Nil: nobody is.
+	logQuery func(dns.QueryLog)
+	// listening is called whenever the sockets have been opened. Nil: nobody is.
+	listening func([]netip.AddrPort)
+}
+
+// nameServer is all that answers names, put together: the zone, who is asked for other names, the
+// sockets, and what they count. weir dns and weir run have the same one.
+type nameServer struct {
+	cfg       nameConfig
+	zone      *dns.Zone
+	names     *endpoints.Subscription
+	forwarder *forward.Forwarder
+	server    *dns.Server
+
+	recorder   *dnsmetrics.Recorder
+	forwarding *dnsmetrics.Forwarding
+}
+
+// newNameServer makes a server of the names that an engine holds. It listens once it runs and the
+// engine has heard of everything.
+func newNameServer(logger klog.Logger, engine *endpoints.Engine, cfg nameConfig) (*nameServer, error) {
+	n := &nameServer{cfg: cfg}
+	var servers []netip.Addr
+	for _, a := range cfg.listen {
+		if !a.Addr().IsUnspecified() {
+			servers = append(servers, a.Addr())
+		}
+	}
+	var err error
+	n.zone, err = dns.NewZone(dns.Config{Domain: cfg.domain, TTL: cfg.ttl, ZeroTTL: cfg.ttl == 0, NoPods: cfg.noPods, Servers: servers})
+	if err != nil {
+		return nil, err
+	}
+	n.names = engine.Subscribe()
+	label := cfg.listen[0].String()
+	n.forwarding = dnsmetrics.NewForwarding(label)
+	n.forwarder = forward.New(forward.Options{
+		ResolvConf: cfg.resolvConf, Listen: cfg.listen, Observer: n.forwarding, Logger: logger}, n.upstreams())
+	n.forwarding.Of(n.forwarder)
+	n.server = dns.NewServer(dns.ServerConfig{
+		Zone: n.zone, Forwarder: n.forwarder, Listen: cfg.listen, LogQuery: cfg.logQuery, Listening: cfg.listening})
+	n.recorder = dnsmetrics.NewRecorder(n.server, label)
+	return n, nil
+}
+
+// upstreams returns who is asked for other names, as far as the flags say.
+func (n *nameServer) upstreams() forward.Config { return forward.Config{Upstreams: n.cfg.upstreams} }
+
+// configMap is told what the ConfigMap kube-system/kube-dns says.
+func (n *nameServer) configMap(logger klog.Logger, data map[string]string) {
+	over, err := forward.ParseKubeDNSConfigMap(data)
+	if err != nil {
+		logger.Error(err, "ConfigMap kube-system/kube-dns: not all of it can be used")
+	}
+	n.forwarder.Set(n.upstreams().Override(over))
+}
+
+// register shows what is counted.
+func (n *nameServer) register(r prometheus.Registerer) error {
+	for _, c := range []prometheus.Collector{n.recorder, n.forwarding} {
+		if err := r.Register(c); err != nil {
+			return fmt.Errorf("show what DNS counts: %w", err)
+		}
+	}
+	return nil
+}
+
+// run keeps the zone up to date and answers until ctx ends.
+func (n *nameServer) run(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return n.forwarder.Run(ctx) })
+	group.Go(func() error { return n.zone.Run(ctx, n.names, n.recorder.Updated) })
+	group.Go(func() error { return n.server.Run(ctx) })
+	return group.Wait()
+}
+
+// logQuery returns what writes a line for each query.
+func logQuery(logger klog.Logger) func(dns.QueryLog) {
+	return func(q dns.QueryLog) {
+		logger.Info("Query", "client", q.Client, "tcp", q.TCP, "name", q.Name, "type", q.Type, "to", q.To, "rcode", q.Rcode)
+	}
+}
