@@ -196,6 +196,7 @@ func TestNetnsListing(t *testing.T) {
 		"prefix":    {Local: LocalDetection{InterfacePrefix: "veth"}},
 		"all":       {MasqueradeAll: true},
 		"no-detect": {},
+		"counting":  {CountConnections: true},
 	}
 	for name, layout := range layouts {
 		t.Run(name, func(t *testing.T) {

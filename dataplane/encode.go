@@ -53,6 +53,9 @@ func appendTable(m *messages, l *Layout, fam *family, name string, flags uint32)
 		id++
 		appendSet(m, fam, name, schemas[s].name, &schemas[s], id)
 	}
+	if l.CountConnections {
+		appendSet(m, fam, name, connections.name, &connections, uint32(numSets)) // AffinityOf has no number
+	}
 	// The kernel hooks a base chain as soon as it has read that far, and its rules follow when it has
 	// read everything. What passes in between is let through, and remembered as not to be
 	// translated. So base chains come last, and everything that they lead to before.

@@ -24,6 +24,8 @@ type LocalDetection struct {
 type Layout struct {
 	Local         LocalDetection
 	MasqueradeAll bool // masquerade whatever goes to a cluster IP
+	// CountConnections counts the connections that are given an endpoint, by frontend; see Counters.
+	CountConnections bool
 }
 
 // detects reports whether the layout can tell pods in this family.
@@ -194,7 +196,7 @@ func affinityTimeout(name string) (time.Duration, bool) {
 // chain is a chain of the layout and its rules.
 type chain struct {
 	name     string
-	hook     string // "" unless a base chain: prerouting, output or postrouting
+	hook     string // "" unless a base chain: prerouting, input, output or postrouting
 	priority int32
 	rules    []rule
 }
@@ -202,6 +204,7 @@ type chain struct {
 var hooks = map[string]uint32{
 	"prerouting":  unix.NF_INET_PRE_ROUTING,
 	"output":      unix.NF_INET_LOCAL_OUT,
+	"input":       unix.NF_INET_LOCAL_IN,
 	"postrouting": unix.NF_INET_POST_ROUTING,
 }
 
@@ -248,11 +251,16 @@ func (l *Layout) chains(fam *family) []chain {
 	strangers.rules = append(strangers.rules, w.rule(w.masquerade()))
 	postrouting := chain{name: "postrouting", hook: "postrouting", priority: priorityPostrouting, rules: []rule{
 		w.rule(w.notTranslated(), w.ret()),
+	}}
+	if l.CountConnections {
+		chains = append(chains, w.countChains()...)
+		postrouting.rules = append(postrouting.rules, w.rule(w.jump("count")))
+	}
+	postrouting.rules = append(postrouting.rules,
 		w.rule(w.jump("remember")),
 		w.rule(w.sourceAndDestination(), w.in(Hairpin), w.masquerade()),
 		w.rule(w.originalFrontend(), w.in(SnatAlways), w.masquerade()),
-		w.rule(w.originalFrontend(), w.in(SnatNode), w.fromNode(), w.masquerade()),
-	}}
+		w.rule(w.originalFrontend(), w.in(SnatNode), w.fromNode(), w.masquerade()))
 	if l.MasqueradeAll || l.detects(fam) {
 		postrouting.rules = append(postrouting.rules, w.rule(w.originalDestination(), w.in(ClusterIPs), w.jumpTo("masquerade-strangers")))
 	}

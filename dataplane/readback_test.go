@@ -133,6 +133,11 @@ func FuzzDecode(f *testing.F) {
 				}
 			}
 		}
+		_ = decodeCounters(b, fam, func(f Frontend, _ uint64) {
+			if familyOf(f.Addr) != fam {
+				t.Fatalf("counter of %v, of another family", f)
+			}
+		})
 		if table, err := decodeTable(b); err == nil && len(table.comment) > 255 {
 			t.Fatalf("comment of %d bytes", len(table.comment))
 		}

@@ -164,6 +164,9 @@ func (d *daemon) openSource() (endpoints.Reporter, error) {
 // run runs everything until the daemon's context ends or something fails.
 func (d *daemon) run() error {
 	defer d.close()
+	if err := d.countConnections(); err != nil {
+		return err
+	}
 	cfg := d.cfg.Load()
 	serve := func(s health.Server) { d.group.Go(func() error { return s.Run(d.ctx) }) }
 	serve(health.Server{Name: "healthz", Addr: address(cfg.HealthzAddress), Handler: d.health.Handler(),

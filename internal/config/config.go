@@ -42,6 +42,9 @@ type Config struct {
 	FeatureGates map[string]bool
 	Logging      logsapi.LoggingConfiguration
 
+	// ServiceMetrics is how many services have a metric of their connections. 0: none are counted.
+	ServiceMetrics int
+
 	ResetStaleTCP    bool // reset TCP connections to endpoints that are gone
 	ReplaceKubeProxy bool // remove kube-proxy's rules after the first sync
 

@@ -32,6 +32,7 @@ var settings = []setting{
 	{"logging.verbosity", true, func(c *Config) any { return c.Logging.Verbosity }},
 	{"logging.vmodule", true, func(c *Config) any { return vmoduleText(c) }},
 	{"logging", false, func(c *Config) any { return loggingText(c) }},
+	{"--service-metrics", false, func(c *Config) any { return c.ServiceMetrics }},
 	{"--reset-stale-tcp", false, func(c *Config) any { return c.ResetStaleTCP }},
 	{"--socket", false, func(c *Config) any { return c.Socket }},
 	{"--replace-kube-proxy", false, func(c *Config) any { return c.ReplaceKubeProxy }},

@@ -145,6 +145,8 @@ func (o *Options) addOwnFlags(fs *pflag.FlagSet) {
 	fs.DurationVar(&o.own.MinSyncPeriod, "min-sync-period", 0, "Least time between the beginnings of two syncs, such as 500ms: a ceiling on their rate. "+
 		"It is taken before that of --config. Default: 0s, sync whenever something has changed.")
 	fs.StringVar(&o.own.Socket, "socket", DefaultSocket, "Path of the control socket, which weir status, services, trace and the like ask. For root alone. Empty: none.")
+	fs.IntVar(&o.own.ServiceMetrics, "service-metrics", 0, "How many services have a metric of their new connections, weir_service_connections_total; "+
+		"those of further ones are counted together. Default: 0, no connection is counted.")
 	fs.BoolVar(&o.own.ResetStaleTCP, "reset-stale-tcp", false, "Reset TCP connections to endpoints that are gone, in place of letting them hang. Default: false.")
 	fs.BoolVar(&o.own.ReplaceKubeProxy, "replace-kube-proxy", false, "Remove the rules that a stopped kube-proxy has left behind, after the first sync. Default: false.")
 }
