@@ -4,7 +4,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo deve
 export CGO_ENABLED := 0
 GO := go
 
-.PHONY: build demo test prepare peers lint unit fuzz bench bench-quick bench-dataplane bench-check clean
+.PHONY: build demo test prepare peers lint unit fuzz bench bench-quick bench-dataplane bench-check docs clean
 
 build: ## bin/weir, one static binary
 	$(GO) build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o bin/weir ./cmd/weir
@@ -52,6 +52,9 @@ bench-check: ## what one change costs, counted; and the benchmarks' own tests
 	$(GO) vet -C bench ./...
 	cd bench && $(CURDIR)/bin/staticcheck ./...
 	$(GO) test -C bench ./...
+
+docs: ## the parts of docs/ that are made from the program; make test compares them
+	UPDATE_DOCS=1 $(GO) test ./cmd/weir ./internal/config -count=1 -run Reference
 
 clean:
 	rm -rf bin
