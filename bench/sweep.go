@@ -23,7 +23,7 @@ func (b *bench) sweep(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, w.Close()) }()
-	left := map[string]bool{}
+	left, earlier := map[string]bool{}, map[string]point{}
 	for i, size := range b.sizes {
 		began := time.Now()
 		if err := w.Grow(ctx, size, b.sizeEndpoints); err != nil {
@@ -44,7 +44,7 @@ func (b *bench) sweep(ctx context.Context) (err error) {
 				b.failed("sweep", p.Name, fmt.Errorf("%s: %w", report.Size(size, b.sizeEndpoints), err))
 				left[p.Name] = true
 			} else if i+1 < len(b.sizes) {
-				left[p.Name] = b.unbearable(p.Name, f, size, b.sizes[i+1])
+				left[p.Name] = b.unbearable(p.Name, earlier, f, size, b.sizes[i+1])
 			}
 		}
 	}
@@ -60,22 +60,37 @@ func (b *bench) sweepOne(ctx context.Context, w *world.World, p world.Proxy, siz
 	return v.run(ctx, p)
 }
 
-// unbearable reports whether a proxy would take too long in the next larger cluster, if what it takes
-// grows as the cluster does.
-func (b *bench) unbearable(proxy string, f *found, size, next int) bool {
-	grown := func(metric string, unit time.Duration) time.Duration {
-		m := f.values[metric]
-		if m == nil {
-			return 0
+// point is what a proxy took in a cluster of some size.
+type point struct {
+	size          int
+	change, start float64 // s
+}
+
+// at goes on from p, and from an earlier point before it, to a larger cluster, in a straight line.
+func (p point) at(size int, before point) point {
+	further := float64(size-p.size) / float64(p.size-before.size)
+	return point{size, p.change + further*(p.change-before.change), p.start + further*(p.start-before.start)}
+}
+
+// unbearable reports whether a proxy must be expected to take too long in the next larger cluster.
+func (b *bench) unbearable(proxy string, earlier map[string]point, f *found, size, next int) bool {
+	median := func(metric string) float64 {
+		if m := f.values[metric]; m != nil {
+			return m.values.Summarize().P50
 		}
-		return time.Duration(m.values.Summarize().P50 * float64(unit) * float64(next) / float64(size))
+		return 0
 	}
-	change, start := grown(changeMetric, time.Millisecond), grown(startMetric, time.Second)
-	if change <= bearableChange && start <= bearableStart {
+	now := point{size, median(changeMetric) / 1e3, median(startMetric)}
+	will := now
+	if before, ok := earlier[proxy]; ok {
+		will = now.at(next, before)
+	}
+	earlier[proxy] = now
+	if will.change <= bearableChange.Seconds() && will.start <= bearableStart.Seconds() {
 		return false
 	}
-	b.note("%s is not taken to %d services: going by what it took with %d, a change there would take %.0f s, and a start %.0f s",
-		proxy, next, size, change.Seconds(), start.Seconds())
+	b.note("%s is not taken to %d services: with %d a change took %.1f s and a start %.1f s, so that %.0f s and %.0f s are to be expected there",
+		proxy, next, size, now.change, now.start, will.change, will.start)
 	return true
 }
 

@@ -350,7 +350,7 @@ func runHistory(t *testing.T, b []byte) {
 // changes unnoticed on the way.
 func TestAnyHistory(t *testing.T) {
 	histories := 3_000
-	if testing.Short() {
+	if testing.Short() || raceDetector { // they are of one goroutine, and make test has all of them without it
 		histories = 500
 	}
 	for seed := range histories {

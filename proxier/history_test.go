@@ -227,7 +227,7 @@ func (s *subject) run(r *rand.Rand, steps int, troubled bool) {
 
 func TestHistories(t *testing.T) {
 	histories := 1000
-	if testing.Short() {
+	if testing.Short() || raceDetector { // they are of one goroutine, and make test has all of them without it
 		histories = 100
 	}
 	for _, troubled := range []bool{false, true} {

@@ -243,10 +243,11 @@ func (w *World) StartChurn(ctx context.Context, eps, rate int) *Churn {
 	c := &Churn{cancel: cancel, errs: make(chan error, 1)}
 	const writers = 16
 	due := make(chan int, writers)
+	whole := context.WithoutCancel(ctx) // a write that is under way comes to its end
 	for range writers {
 		c.wg.Go(func() {
 			for i := range due {
-				if err := w.change(ctx, i, eps); err != nil && ctx.Err() == nil {
+				if err := w.change(whole, i, eps); err != nil && ctx.Err() == nil {
 					select {
 					case c.errs <- err:
 					default:
