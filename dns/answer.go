@@ -27,6 +27,12 @@ type reply struct {
 	cache  CachingForwarder // nil: the Forwarder has no cache
 	cached []byte           // working memory
 
+	clients *Clients          // nil: nobody's search list is known
+	client  func() netip.Addr // who asks; called if clients is set
+	walk    walking
+	walked  bool   // the answer is the end of a walk
+	asked   []byte // working memory
+
 	b          []byte
 	base       int // where the message begins in b
 	most       int // how long b may become, OPT left aside
@@ -35,7 +41,7 @@ type reply struct {
 	rcode      uint16
 	an, ns, ar uint16
 
-	target name // of an alias
+	target name // of an alias, or a name of a walk
 }
 
 // outcome is what is to be done with a query.
@@ -51,13 +57,14 @@ const (
 	// forward: the name is not in the zone.
 	forward
 	// chase: what has been written leads to reply.target outside of the zone, which is to be asked
-	// for; the answer goes behind.
+	// for; the answer goes behind. Or a walk has come to that name.
 	chase
 )
 
 // respond appends the answer to a message to b, unless it has to come from somebody else, and
 // returns b. What is appended is no longer than what the client takes.
 func (r *reply) respond(b, msg []byte, tcp bool) ([]byte, outcome) {
+	r.walk.list, r.walked = nil, false
 	verdict, rcode := r.query.parse(msg)
 	if verdict == verdictDrop {
 		return b, silent
@@ -76,6 +83,12 @@ func (r *reply) respond(b, msg []byte, tcp bool) ([]byte, outcome) {
 		return r.known(b)
 	}
 	r.flags |= flagAA
+	if found.kind == missing && r.walks(&found) {
+		if o := r.goOn(); o != chase {
+			return r.finish(), o
+		}
+		return r.b, chase
+	}
 	if !r.emit(&found, &r.query.name, question, 0) {
 		return r.b, chase
 	}
@@ -441,19 +454,25 @@ func (r *reply) nameServer(owner pointer) {
 	}
 }
 
+// alias writes what a name is an alias of, and returns where that stands; false if it does not fit.
+func (r *reply) alias(of []byte, owner pointer) (pointer, bool) {
+	if !r.record(owner, typeCNAME, r.zone.ttl, len(of)) {
+		return 0, false
+	}
+	at := pointer(len(r.b) - r.base)
+	r.b = append(r.b, of...)
+	r.an++
+	return at, true
+}
+
 // follow writes an alias and what it stands for. It returns false if that is outside of the zone.
 func (r *reply) follow(alias []byte, owner pointer, depth int) bool {
 	if depth == maxChain {
 		r.b, r.an, r.rcode = r.b[:r.base+r.query.end], 0, rcodeServFail
 		return true
 	}
-	if !r.record(owner, typeCNAME, r.zone.ttl, len(alias)) {
-		return true
-	}
-	at := pointer(len(r.b) - r.base)
-	r.b = append(r.b, alias...)
-	r.an++
-	if r.query.qtype == typeCNAME {
+	at, ok := r.alias(alias, owner)
+	if !ok || r.query.qtype == typeCNAME {
 		return true
 	}
 	r.target.read(alias)

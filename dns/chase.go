@@ -1,12 +1,15 @@
 package dns
 
-import "encoding/binary"
+import (
+	"bytes"
+	"encoding/binary"
+)
 
 // aside is an answer that waits for what somebody else has to say.
 type aside struct {
 	reply reply // as it stood; b is its own
-	// prefix is what had been written of an answer that goes on with what an alias stands for. Nil:
-	// the other's answer is the answer.
+	// prefixed says that the answer has been begun, and goes on with what is said of reply.target.
+	// Otherwise the other's answer is the answer.
 	prefixed bool
 }
 
@@ -23,6 +26,8 @@ func newAside(r *reply, o outcome) *aside {
 	if a.prefixed {
 		a.reply.b = append([]byte(nil), r.b[r.base:]...)
 		a.reply.target = r.target
+		a.reply.walk, a.reply.walked, a.reply.cache = r.walk, r.walked, r.cache
+		a.reply.random = newRandom()
 	}
 	return a
 }
@@ -33,11 +38,15 @@ func (a *aside) question() []byte {
 	if !a.prefixed {
 		return append([]byte(nil), q.msg...) // ours stays, whatever becomes of it
 	}
-	b := make([]byte, headerLen, headerLen+maxName+4+optLen)
-	copy(b, q.msg[:2])
-	binary.BigEndian.PutUint16(b[2:], q.flags&flagCD|flagRD)
-	b[5] = 1
-	b = append(b, a.reply.target.wire[:a.reply.target.length]...)
+	return a.reply.appendQuestion(make([]byte, 0, headerLen+maxName+4+optLen))
+}
+
+// appendQuestion appends the query for r.target to b, which is empty.
+func (r *reply) appendQuestion(b []byte) []byte {
+	q := &r.query
+	flags := q.flags&flagCD | flagRD
+	b = append(b, q.msg[0], q.msg[1], byte(flags>>8), byte(flags), 0, 1, 0, 0, 0, 0, 0, 0)
+	b = append(b, r.target.wire[:r.target.length]...)
 	b = append(b, byte(q.qtype>>8), byte(q.qtype), 0, classIN)
 	if q.edns {
 		b[11] = 1
@@ -50,13 +59,19 @@ func (a *aside) question() []byte {
 	return b
 }
 
-// answer returns what the client gets when response has come for the question.
+// answer returns what the client gets when response has come for the question; nil if there is another
+// question first.
 func (a *aside) answer(response []byte) []byte {
 	r := &a.reply
-	if len(response) < headerLen {
+	switch {
+	case r.walk.list != nil:
+		if _, over := r.arrive(response); !over && r.goOn() == chase {
+			return nil
+		}
+		return r.finish()
+	case len(response) < headerLen:
 		return a.fail()
-	}
-	if a.prefixed {
+	case a.prefixed:
 		if !r.merge(response) {
 			return a.fail()
 		}
@@ -71,6 +86,10 @@ func (a *aside) answer(response []byte) []byte {
 // fail returns the answer when there is none.
 func (a *aside) fail() []byte {
 	r := &a.reply
+	if r.walk.list != nil {
+		r.nowhere()
+		return r.finish()
+	}
 	r.begin(nil, r.tcp)
 	r.rcode = rcodeServFail
 	return r.finish()
@@ -101,16 +120,18 @@ func (r *reply) merge(response []byte) bool {
 		at += 4
 	}
 	an, ns := binary.BigEndian.Uint16(response[6:]), binary.BigEndian.Uint16(response[8:])
+	var seen owners
+	seen.add(len(r.b) - r.base - r.target.length) // which ends what has been written
 	for i := range int(an) + int(ns) {
-		before := len(r.b)
-		var rrtype uint16
-		var ok bool
-		if r.b, at, rrtype, ok = copyRecord(r.b, response, at); !ok {
+		before, kept := len(r.b), seen
+		next, rrtype, ok := r.copyRecord(response, at, &seen)
+		if !ok {
 			return false
 		}
+		at = next
 		switch {
 		case i >= int(an) && rrtype != typeSOA: // of the authority, only what a negative answer needs
-			r.b = r.b[:before]
+			r.b, seen = r.b[:before], kept
 		case len(r.b) > r.most:
 			r.b = r.b[:before]
 			if i < int(an) {
@@ -126,31 +147,60 @@ func (r *reply) merge(response []byte) bool {
 	return true
 }
 
-// copyRecord appends the record at some place of msg to b, with its names written out. It returns
-// where the next one begins.
-func copyRecord(b, msg []byte, at int) (_ []byte, next int, rrtype uint16, ok bool) {
-	if b, at = expandName(b, msg, at); at == 0 || at+10 > len(msg) {
-		return b, 0, 0, false
+// owners are the places of the last few names that have been written out whole, so that the next
+// record, which mostly has one of them, can point there.
+type owners struct {
+	at [4]int // in the message; 0: none
+	n  int
+}
+
+func (o *owners) add(at int) {
+	if at <= 0x3fff { // as far as a pointer leads
+		o.at[o.n%len(o.at)] = at
+		o.n++
 	}
+}
+
+// compress makes the name that has been written last, from start on, a pointer, if it is among them;
+// otherwise it is from now on.
+func (r *reply) compress(start int, seen *owners) {
+	written := r.b[start:]
+	for _, at := range seen.at {
+		if at > 0 && bytes.HasPrefix(r.b[r.base+at:start], written) {
+			r.b = append(r.b[:start], 0xc0|byte(at>>8), byte(at))
+			return
+		}
+	}
+	seen.add(start - r.base)
+}
+
+// copyRecord appends the record at some place of msg, with the names of its data written out. It
+// returns where the next one begins.
+func (r *reply) copyRecord(msg []byte, at int, seen *owners) (next int, rrtype uint16, ok bool) {
+	start := len(r.b)
+	if r.b, at = expandName(r.b, msg, at); at == 0 || at+10 > len(msg) {
+		return 0, 0, false
+	}
+	r.compress(start, seen)
 	rrtype = binary.BigEndian.Uint16(msg[at:])
-	b = append(b, msg[at:at+10]...)
-	rdlen := len(b) - 2
+	r.b = append(r.b, msg[at:at+10]...)
+	data := len(r.b)
 	end := at + 10 + int(binary.BigEndian.Uint16(msg[at+8:]))
 	at += 10
 	if end > len(msg) {
-		return b, 0, 0, false
+		return 0, 0, false
 	}
-	for range copyPlain(rrtype, &b, msg, &at, end) {
-		if b, at = expandName(b, msg, at); at == 0 || at > end {
-			return b, 0, 0, false
+	for range copyPlain(rrtype, &r.b, msg, &at, end) {
+		if r.b, at = expandName(r.b, msg, at); at == 0 || at > end {
+			return 0, 0, false
 		}
 	}
-	if len(b)+end-at > maxTCP {
-		return b, 0, 0, false
+	r.b = append(r.b, msg[at:end]...)
+	if rrtype == typeCNAME {
+		seen.add(data - r.base)
 	}
-	b = append(b, msg[at:end]...)
-	binary.BigEndian.PutUint16(b[rdlen:], uint16(len(b)-rdlen-2))
-	return b, end, rrtype, true
+	binary.BigEndian.PutUint16(r.b[data-2:], uint16(len(r.b)-data))
+	return end, rrtype, true
 }
 
 // copyPlain copies what stands before the first name in the RDATA of a type whose names may be

@@ -16,6 +16,7 @@ const (
 	typeSRV   = 33
 	typeDNAME = 39
 	typeOPT   = 41
+	typeDS    = 43
 	typeTKEY  = 249 // from here to typeMAILA: transfers and the like, which we refuse
 	typeMAILA = 254
 	typeANY   = 255
@@ -86,7 +87,7 @@ func (q *query) parse(msg []byte) (v verdict, rcode uint16) {
 		return verdictDrop, 0
 	}
 	q.msg, q.flags = msg, binary.BigEndian.Uint16(msg[2:])
-	q.end, q.edns, q.do, q.version, q.size = 0, false, false, 0, 0
+	q.end, q.qtype, q.edns, q.do, q.version, q.size = 0, 0, false, false, 0, 0
 	if q.flags&flagQR != 0 {
 		return verdictDrop, 0
 	}

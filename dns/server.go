@@ -21,6 +21,9 @@ type ServerConfig struct {
 	Zone *Zone
 	// Forwarder is asked for what is not in the zone. Nil: that is refused.
 	Forwarder Forwarder
+	// Clients are those whose search lists are known: a walk through one is answered at its first name.
+	// Nil: nobody's is.
+	Clients *Clients
 	// Listen are the addresses, for UDP and TCP.
 	Listen []netip.AddrPort
 	// Sockets is how many sockets share the UDP queries of one address; 0: one for each core.
@@ -184,12 +187,14 @@ func (s *Server) listen(ctx context.Context, addr netip.AddrPort) (net.Listener,
 	return listener, sockets, nil
 }
 
-// newReply returns what a worker answers with.
-func (s *Server) newReply() *reply {
-	r := &reply{zone: s.cfg.Zone, noRA: s.cfg.Forwarder == nil, random: *rand.NewPCG(rand.Uint64(), rand.Uint64())}
+// newReply returns what a worker answers with. client says who asks.
+func (s *Server) newReply(client func() netip.Addr) *reply {
+	r := &reply{zone: s.cfg.Zone, noRA: s.cfg.Forwarder == nil, random: newRandom(), clients: s.cfg.Clients, client: client}
 	r.cache, _ = s.cfg.Forwarder.(CachingForwarder)
 	return r
 }
+
+func newRandom() rand.PCG { return *rand.NewPCG(rand.Uint64(), rand.Uint64()) }
 
 func (s *Server) newCounters(tcp bool, local net.Addr) *counters {
 	c := &counters{}
@@ -213,6 +218,7 @@ type pending struct {
 	counters *counters
 	began    time.Time
 	send     func([]byte) // once; from any goroutine
+	again    func()       // gives the next query to the Forwarder
 
 	// state goes from asking, which is while Forward has not returned, to done or later.
 	state    atomic.Uint32
@@ -233,10 +239,11 @@ func (s *Server) ask(ctx context.Context, p *pending, client netip.AddrPort) []b
 	var ok bool
 	if p.ticket, ok = s.outstanding.take(); !ok {
 		answer := p.aside.fail()
-		p.counters.response(elsewhere, rcodeServFail)
+		p.counters.response(elsewhere, uint16(answer[3]&0xf))
 		return answer
 	}
-	s.cfg.Forwarder.Forward(ctx, p.aside.question(), client, p.aside.reply.tcp, p.reply)
+	p.again = func() { s.cfg.Forwarder.Forward(ctx, p.aside.question(), client, p.aside.reply.tcp, p.reply) }
+	p.again()
 	if p.state.CompareAndSwap(stateAsking, stateLater) {
 		return nil
 	}
@@ -248,9 +255,14 @@ func (p *pending) reply(response []byte) {
 	if s := p.state.Load(); s == stateDone || s == stateSent {
 		return
 	}
-	p.ticket.release()
 	answer := p.aside.answer(response)
+	if answer == nil {
+		p.again()
+		return
+	}
+	p.ticket.release()
 	p.counters.response(elsewhere, uint16(answer[3]&0xf))
+	p.counters.walk(p.aside.reply.walked)
 	p.counters.took(elsewhere, time.Since(p.began), 1)
 	p.response = answer
 	if p.state.CompareAndSwap(stateAsking, stateDone) {

@@ -58,6 +58,7 @@ type counters struct {
 	durations [2][len(Buckets) + 1]atomic.Uint64
 	total     [2]atomic.Int64 // nanoseconds
 	dropped   atomic.Uint64
+	walks     atomic.Uint64
 }
 
 // Where a name is.
@@ -72,6 +73,13 @@ func (c *counters) request(where int, qtype uint16) {
 
 func (c *counters) response(where int, rcode uint16) {
 	c.responses[where][min(rcode, rcodes-1)].Add(1)
+}
+
+// walk counts an answer that was the end of a walk.
+func (c *counters) walk(walked bool) {
+	if walked {
+		c.walks.Add(1)
+	}
 }
 
 // took counts n answers that took d each.
@@ -107,6 +115,7 @@ type Stats struct {
 	Requests, Responses []Count
 	Durations           []Histogram
 	Dropped             uint64 // what was not even a query
+	Walks               uint64 // answers that were the end of a search list
 	Outstanding         int    // queries that the Forwarder has not answered yet
 	Connections         int
 }
@@ -123,6 +132,7 @@ func (s *Server) Stats() Stats {
 	st.Connections = len(s.conns)
 	for _, c := range s.counters {
 		st.Dropped += c.dropped.Load()
+		st.Walks += c.walks.Load()
 		for where, zone := range zones {
 			for i := range c.requests[where] {
 				requests[Count{c.transport, zone, countedTypes[i].name, 0}] += c.requests[where][i].Load()

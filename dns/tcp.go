@@ -95,7 +95,7 @@ func (s *Server) closeConns() {
 func (s *Server) converse(ctx context.Context, c *tcpConn, counters *counters) {
 	client := c.RemoteAddr().(*net.TCPAddr).AddrPort()
 	client = netip.AddrPortFrom(client.Addr().Unmap(), client.Port())
-	r := s.newReply()
+	r := s.newReply(client.Addr)
 	in := bufio.NewReaderSize(c, 4<<10)
 	var query, out []byte
 	for {
@@ -117,6 +117,7 @@ func (s *Server) converse(ctx context.Context, c *tcpConn, counters *counters) {
 		if s.cfg.LogQuery != nil {
 			s.logOutcome(r, client, outcome)
 		}
+		counters.walk(r.walked && outcome != chase)
 		switch outcome {
 		case silent:
 			counters.dropped.Add(1)

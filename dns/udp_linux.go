@@ -44,6 +44,7 @@ type udpWorker struct {
 	counters *counters
 
 	packets *[batchLen]packet
+	current int // the packet that is being answered
 	in, out [batchLen]mmsghdr
 	sending int // how many answers are in out
 	cached  int // of them, answers from the cache
@@ -76,7 +77,8 @@ func (s *Server) newUDPWorker(conn *net.UDPConn) (*udpWorker, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := &udpWorker{server: s, conn: conn, raw: raw, reply: s.newReply(), packets: new([batchLen]packet)}
+	w := &udpWorker{server: s, conn: conn, raw: raw, packets: new([batchLen]packet)}
+	w.reply = s.newReply(func() netip.Addr { return addrPort(&w.packets[w.current].from).Addr().Unmap() })
 	w.counters = s.newCounters(false, conn.LocalAddr())
 	if local := conn.LocalAddr().(*net.UDPAddr); local.IP.IsUnspecified() {
 		w.control = true
@@ -179,10 +181,12 @@ func (w *udpWorker) receive() (int, error) {
 func (w *udpWorker) handle(ctx context.Context, i int) {
 	p := &w.packets[i]
 	r := w.reply
+	w.current = i
 	answer, outcome := r.respond(p.out[:0], p.in[:w.in[i].length], false)
 	if w.server.cfg.LogQuery != nil {
 		w.server.logOutcome(r, addrPort(&p.from), outcome)
 	}
+	w.counters.walk(r.walked && outcome != chase)
 	switch outcome {
 	case silent:
 		w.counters.dropped.Add(1)

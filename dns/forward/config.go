@@ -49,6 +49,9 @@ type Options struct {
 	// ResolvConf is the file whose nameservers are asked when the Config names none; it is read
 	// again when it changes. "": there is no such file.
 	ResolvConf string
+	// Search, if not nil, is told of the search list of ResolvConf, at first and whenever the file has
+	// changed. It must not call the Forwarder.
+	Search func(domains []string)
 	// ReloadInterval is how often ResolvConf is looked at. 5 s.
 	ReloadInterval time.Duration
 	// Listen are the addresses at which we are asked ourselves: an upstream there is left out.
@@ -210,4 +213,23 @@ func parseResolvConf(data []byte) (servers []netip.AddrPort, bad []string) {
 		}
 	}
 	return servers, bad
+}
+
+// parseSearch returns the search list of a resolv.conf: of several the last, as the kubelet takes it
+// for pods.
+func parseSearch(data []byte) (domains []string) {
+	for line := range strings.Lines(string(data)) {
+		fields := strings.Fields(line)
+		if len(fields) == 0 || fields[0] != "search" {
+			continue
+		}
+		domains = nil
+		for _, d := range fields[1:] {
+			if d != "." {
+				d = strings.TrimSuffix(d, ".")
+			}
+			domains = append(domains, d)
+		}
+	}
+	return domains
 }

@@ -88,3 +88,19 @@ func TestParseResolvConf(t *testing.T) {
 		t.Errorf("bad (-want +got)\n%s", diff)
 	}
 }
+
+func TestParseSearch(t *testing.T) {
+	for _, tt := range []struct {
+		name, file string
+		want       []string
+	}{
+		{"none", "nameserver 192.0.2.1\n#search a\n", nil},
+		{"some", "search a.example b.example.\nnameserver 192.0.2.1\n", []string{"a.example", "b.example"}},
+		{"the last counts", "search a.example\n\tsearch b.example .\ndomain c.example", []string{"b.example", "."}},
+		{"an empty one", "search a.example\nsearch\n", nil},
+	} {
+		if diff := cmp.Diff(tt.want, parseSearch([]byte(tt.file))); diff != "" {
+			t.Errorf("%s (-want +got)\n%s", tt.name, diff)
+		}
+	}
+}

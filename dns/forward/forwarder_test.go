@@ -426,13 +426,16 @@ func TestResolvConfReload(t *testing.T) {
 		}
 	}
 	write("search x\nnameserver 192.0.2.1\n")
-	f := start(t, Options{ResolvConf: file, ReloadInterval: 10 * time.Millisecond}, Config{})
+	search := make(chan string, 10)
+	f := start(t, Options{ResolvConf: file, ReloadInterval: 10 * time.Millisecond, Search: func(d []string) { search <- fmt.Sprint(d) }}, Config{})
+	want(t, <-search, "[x]")
 	servers := func() string {
 		return fmt.Sprint(f.routes.Load().groups["\x00"].addrs)
 	}
 	want(t, servers(), "[192.0.2.1:53]")
 	write("nameserver 192.0.2.2\nnameserver ::1\nnameserver nonsense\nnameserver 192.0.2.2\n")
 	eventually(t, "the new file counts", func() bool { return servers() == "[192.0.2.2:53 [::1]:53]" })
+	want(t, <-search, "[]")
 	write("")
 	time.Sleep(50 * time.Millisecond)
 	want(t, servers(), "[192.0.2.2:53 [::1]:53]")

@@ -50,6 +50,9 @@ func (f *Forwarder) reload() bool {
 	}
 	f.resolv = servers
 	f.applyLocked()
+	if f.opts.Search != nil {
+		f.opts.Search(parseSearch(data))
+	}
 	return true
 }
 

@@ -46,12 +46,13 @@ var (
 		[]string{"server", "zone", "view"}, nil)
 	dropped     = prometheus.NewDesc("weir_dns_dropped_total", "Packets that are not queries, and were not answered.", []string{"server"}, nil)
 	outstanding = prometheus.NewDesc("weir_dns_forwards_outstanding", "Queries that wait for an upstream.", []string{"server"}, nil)
+	walks       = prometheus.NewDesc("coredns_autopath_success_total", "Queries through a search list that were answered at its first name.", []string{"server"}, nil)
 	connections = prometheus.NewDesc("weir_dns_connections", "Open TCP connections.", []string{"server"}, nil)
 )
 
 // Describe implements prometheus.Collector.
 func (r *Recorder) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{requests, responses, durations, dropped, outstanding, connections} {
+	for _, d := range []*prometheus.Desc{requests, responses, durations, dropped, outstanding, walks, connections} {
 		ch <- d
 	}
 	r.programming.Describe(ch)
@@ -97,6 +98,7 @@ func (r *Recorder) Collect(ch chan<- prometheus.Metric) {
 		ch <- prometheus.MustNewConstHistogram(durations, sum, h.Seconds, buckets, r.name, h.Zone, "")
 	}
 	counter(dropped, s.Dropped)
+	counter(walks, s.Walks)
 	gauge(outstanding, s.Outstanding)
 	gauge(connections, s.Connections)
 	r.programming.Collect(ch)

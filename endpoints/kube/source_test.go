@@ -33,11 +33,13 @@ const (
 	pathSlices   = "/apis/discovery.k8s.io/v1/endpointslices"
 	pathSpaces   = "/api/v1/namespaces"
 	pathConfig   = "/api/v1/namespaces/kube-system/configmaps"
+	pathPods     = "/api/v1/pods"
 	pathCIDRs    = "/apis/networking.k8s.io/v1/servicecidrs"
 )
 
 var kinds = map[string]metav1.TypeMeta{
 	pathServices: {APIVersion: "v1", Kind: "Service"},
+	pathPods:     {APIVersion: "v1", Kind: "Pod"},
 	pathNodes:    {APIVersion: "v1", Kind: "Node"},
 	pathConfig:   {APIVersion: "v1", Kind: "ConfigMap"},
 	pathSpaces:   {APIVersion: "v1", Kind: "Namespace"},

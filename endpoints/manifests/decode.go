@@ -29,11 +29,12 @@ type object struct {
 	source string // file:line
 	uid    string
 
-	// One of these, according to id.kind. A service or slice that is not for us has none, but still
+	// One of these, according to id.kind. A service, slice or pod that is not for us has none, but still
 	// hides the same object in later files.
 	service *endpoints.Service
 	slice   *endpoints.Slice
 	node    *endpoints.Node
+	pod     *endpoints.Pod
 	cidrs   []netip.Prefix
 }
 
@@ -61,15 +62,17 @@ func (e *syntaxError) Error() string { return e.err.Error() }
 // decoder reads one file.
 type decoder struct {
 	path string
-	dns  bool // is read for
-	line int  // of the current document
+	dns  bool   // is read for
+	pods string // the node whose pods are read; "": none
+	line int    // of the current document
 	out  content
 }
 
 // decode reads the objects of a file. It returns a *syntaxError if it cannot tell what the file
-// says. What can be read but makes no sense is among the problems.
-func decode(path string, data []byte, dns bool) (content, error) {
-	d := decoder{path: path, dns: dns}
+// says. What can be read but makes no sense is among the problems. pods is the node whose pods are
+// read; "": nobody's are.
+func decode(path string, data []byte, dns bool, pods string) (content, error) {
+	d := decoder{path: path, dns: dns, pods: pods}
 	for _, doc := range documents(data) {
 		d.line = doc.line
 		raw, err := d.toJSON(doc.text)
@@ -186,7 +189,7 @@ func (d *decoder) object(raw []byte) error {
 	switch head.Kind {
 	case "":
 		return errors.New("there is no kind")
-	case "List", "ServiceList", "EndpointSliceList", "NodeList", "NamespaceList", "ServiceCIDRList":
+	case "List", "ServiceList", "EndpointSliceList", "NodeList", "NamespaceList", "PodList", "ServiceCIDRList":
 		return d.items(head.TypeMeta, head.Items)
 	}
 	return d.typed(head.TypeMeta, raw)
@@ -214,6 +217,7 @@ var versions = map[string]string{
 	"Service":       "v1",
 	"Node":          "v1",
 	"Namespace":     "v1",
+	"Pod":           "v1",
 	"EndpointSlice": discoveryv1.SchemeGroupVersion.String(),
 	"ServiceCIDR":   networkingv1.SchemeGroupVersion.String(),
 }
@@ -230,7 +234,8 @@ func groupOf(version string) string {
 func (d *decoder) typed(t metav1.TypeMeta, raw []byte) error {
 	version, known := versions[t.Kind]
 	switch {
-	case !known || groupOf(version) != groupOf(t.APIVersion) || t.Kind == "Namespace" && !d.dns:
+	case !known || groupOf(version) != groupOf(t.APIVersion) || t.Kind == "Namespace" && !d.dns,
+		t.Kind == "Pod" && d.pods == "":
 		d.out.ignored = append(d.out.ignored, fmt.Sprintf("%s (line %d)", t.Kind, d.line))
 		return nil
 	case version != t.APIVersion:
@@ -262,6 +267,14 @@ func (d *decoder) typed(t metav1.TypeMeta, raw []byte) error {
 		})
 	case "Namespace":
 		return read(d, raw, &o, &v1.Namespace{}, func(*v1.Namespace) []endpoints.Problem { return nil })
+	case "Pod":
+		return read(d, raw, &o, &v1.Pod{}, func(p *v1.Pod) (problems []endpoints.Problem) {
+			namespaced(&p.ObjectMeta)
+			if p.Spec.NodeName == d.pods {
+				o.pod, problems = kube.PodFrom(p)
+			}
+			return problems
+		})
 	case "Node":
 		return read(d, raw, &o, &v1.Node{}, func(n *v1.Node) (problems []endpoints.Problem) {
 			o.node, problems = kube.NodeFrom(n)

@@ -4,10 +4,14 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/weir-project/weir/endpoints"
 )
 
 const web = `# a comment first
@@ -49,6 +53,8 @@ func summary(c content) string {
 			for _, ep := range o.slice.Endpoints {
 				fmt.Fprintf(&b, " %v", ep.Addr)
 			}
+		case o.pod != nil:
+			fmt.Fprintf(&b, " %v", o.pod.Addrs)
 		case o.node != nil:
 			fmt.Fprintf(&b, " %v", o.node.Addrs)
 		case o.cidrs != nil:
@@ -128,12 +134,16 @@ func TestDecode(t *testing.T) {
 			want: "1 Service default/a [] []\n3 EndpointSlice default/a\nf.yaml:1: Service default/a: spec.clusterIPs[0]: \"nonsense\" is not an IP address\nf.yaml:3: EndpointSlice default/a: addressType: \"\" is neither IPv4 nor IPv6\n",
 		},
 		{
+			name: "pods, which nobody reads", text: "{apiVersion: v1, kind: Pod, metadata: {name: a}}",
+			want: "ignored Pod (line 1)\n",
+		},
+		{
 			name: "ExternalName", text: "{apiVersion: v1, kind: Service, metadata: {name: a}, spec: {type: ExternalName}}",
 			want: "1 Service default/a\n",
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			c, err := decode("f.yaml", []byte(tt.text), false)
+			c, err := decode("f.yaml", []byte(tt.text), false, "")
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -159,7 +169,7 @@ func TestDecodeErrors(t *testing.T) {
 		{name: "wrong type in a list", text: "{apiVersion: v1, kind: List, items: [7]}", line: 1, reason: "cannot unmarshal number"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			_, err := decode("f.yaml", []byte(tt.text), false)
+			_, err := decode("f.yaml", []byte(tt.text), false, "")
 			var at *syntaxError
 			if !errors.As(err, &at) {
 				t.Fatalf("no syntax error: %v", err)
@@ -177,7 +187,7 @@ func FuzzManifest(f *testing.F) {
 	f.Add([]byte("--- {apiVersion: networking.k8s.io/v1, kind: ServiceCIDR, metadata: {name: c}, spec: {cidrs: [10.96.0.0/12]}}\n..."))
 	f.Add([]byte("a: &a [*a]\n---\n? {}: b\n"))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		c, err := decode("f.yaml", b, true)
+		c, err := decode("f.yaml", b, true, "here")
 		lines := strings.Count(string(b), "\n") + 1
 		if at := (*syntaxError)(nil); err != nil && (!errors.As(err, &at) || at.line < 1) {
 			t.Errorf("error without a line: %v", err)
@@ -217,4 +227,44 @@ func must(t *testing.T, err error) {
 
 func serviceText(name, ip string) string {
 	return fmt.Sprintf("apiVersion: v1\nkind: Service\nmetadata: {name: %s}\nspec: {clusterIP: %s, ports: [{port: 80}]}\n", name, ip)
+}
+
+// TestPods follows the manifests of pods on this node.
+func TestPods(t *testing.T) {
+	dir := t.TempDir()
+	const pod = "{apiVersion: v1, kind: Pod, metadata: {name: %s}, spec: {nodeName: %s}, status: {podIP: %s}}\n---\n"
+	path := filepath.Join(dir, "pods.yaml")
+	write(t, path, fmt.Sprintf(pod, "a", "here", "10.0.0.1")+fmt.Sprintf(pod, "b", "there", "10.0.0.2"))
+	told := make(pods, 10)
+	start(t, dir, func(c *Config) { c.Pods = told })
+	told.expect(t, "replace [default/a]")
+	write(t, path, fmt.Sprintf(pod, "a", "here", "10.0.0.3"))
+	told.expect(t, "set default/a [10.0.0.3]")
+	write(t, path, "")
+	told.expect(t, "delete default/a")
+}
+
+// pods writes down what it is told.
+type pods chan string
+
+func (p pods) ReplacePods(list []*endpoints.Pod) {
+	var names []string
+	for _, pod := range list {
+		names = append(names, pod.Name.String())
+	}
+	p <- fmt.Sprint("replace ", names)
+}
+func (p pods) SetPod(pod *endpoints.Pod)     { p <- fmt.Sprint("set ", pod.Name, " ", pod.Addrs) }
+func (p pods) DeletePod(name endpoints.Name) { p <- fmt.Sprint("delete ", name) }
+
+func (p pods) expect(t *testing.T, want string) {
+	t.Helper()
+	select {
+	case got := <-p:
+		if got != want {
+			t.Errorf("told %q, want %q", got, want)
+		}
+	case <-time.After(20 * time.Second):
+		t.Fatalf("never told %q", want)
+	}
 }

@@ -143,7 +143,7 @@ func (s *Source) parse(f *file, path string, data []byte) bool {
 		return false
 	}
 	f.sum = sum
-	c, err := decode(path, data, s.DNS)
+	c, err := decode(path, data, s.DNS, s.podsOf())
 	if err != nil {
 		f.broken = true
 		source := path

@@ -38,6 +38,8 @@ type Config struct {
 	// DNS reads what names depend on too, as kube.Config says. Namespaces of services and slices are
 	// there even if no manifest says so.
 	DNS bool
+	// Pods is told of the pods on NodeName. Nil: they are not read.
+	Pods endpoints.PodSink
 
 	// Poll is how often the directory is looked at although nobody said that anything changed: what
 	// a link in it points to may. 0: every 5 s.
@@ -64,6 +66,14 @@ func NewSource(c Config) *Source {
 	}
 	c.Dir = filepath.Clean(c.Dir)
 	return &Source{Config: c}
+}
+
+// podsOf returns the node whose pods are read; "": none is.
+func (s *Source) podsOf() string {
+	if s.Pods == nil {
+		return ""
+	}
+	return s.NodeName
 }
 
 // Run reads the directory and follows it until ctx ends. It fails only if the directory cannot be

@@ -15,6 +15,7 @@ type state struct {
 	slices   map[endpoints.Name]*endpoints.Slice
 	// namespaces are those that a manifest describes, and those that have something in them.
 	namespaces map[string]struct{}
+	pods       map[endpoints.Name]*endpoints.Pod
 	node       *endpoints.Node
 	noNode     bool // node is a stand-in
 	cidrs      []netip.Prefix
@@ -28,6 +29,7 @@ func (s *Source) join() state {
 		services:   map[endpoints.Name]*endpoints.Service{},
 		slices:     map[endpoints.Name]*endpoints.Slice{},
 		namespaces: map[string]struct{}{},
+		pods:       map[endpoints.Name]*endpoints.Pod{},
 		conflicts:  map[endpoints.Problem]struct{}{},
 	}
 	first := map[id]*object{}
@@ -54,6 +56,8 @@ func (s *Source) join() state {
 				st.services[o.id.name] = o.service
 			case o.slice != nil:
 				st.slices[o.id.name] = o.slice
+			case o.pod != nil:
+				st.pods[o.id.name] = o.pod
 			case o.node != nil && o.node.Name == s.NodeName:
 				st.node = o.node
 			}
@@ -102,6 +106,9 @@ func (s *Source) apply() {
 		if s.DNS {
 			s.Sink.ReplaceNamespaces(slices.Sorted(maps.Keys(now.namespaces)))
 		}
+		if s.Pods != nil {
+			s.Pods.ReplacePods(byName(now.pods))
+		}
 		s.Sink.ReplaceSlices(byName(now.slices))
 		s.Sink.ReplaceServices(byName(now.services))
 		s.Sink.SetNode(now.node)
@@ -116,6 +123,10 @@ func (s *Source) apply() {
 	set(before.services, now.services, (*endpoints.Service).Equal, s.Sink.SetService)
 	remove(before.services, now.services, s.Sink.DeleteService)
 	remove(before.slices, now.slices, s.Sink.DeleteSlice)
+	if s.Pods != nil {
+		remove(before.pods, now.pods, s.Pods.DeletePod)
+		set(before.pods, now.pods, (*endpoints.Pod).Equal, s.Pods.SetPod)
+	}
 	if !now.node.Equal(before.node) {
 		s.Sink.SetNode(now.node)
 	}
