@@ -80,9 +80,10 @@ type Server struct {
 	// mu guards what follows.
 	mu       sync.Mutex
 	counters []*counters // of each worker, and of TCP by family
-	conns    map[*tcpConn]struct{}
+	conns    map[*tcpConn]struct{} // nil: the server has ended
 
-	serving atomic.Bool
+	conversing sync.WaitGroup // over TCP
+	serving    atomic.Bool
 }
 
 // NewServer returns a server that does not listen yet.
@@ -156,7 +157,9 @@ func (s *Server) Run(ctx context.Context) error {
 		s.closeConns()
 		return nil
 	})
-	return group.Wait()
+	err := group.Wait()
+	s.conversing.Wait()
+	return err
 }
 
 // listen opens an address for TCP, and as many times as there are workers for UDP. With port 0 both

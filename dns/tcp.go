@@ -52,23 +52,30 @@ func (s *Server) accept(ctx context.Context, l net.Listener) error {
 		}
 		c := &tcpConn{Conn: conn, drained: make(chan struct{}, 1)}
 		c.touch()
-		s.admit(c)
-		go func() {
+		if !s.admit(c) {
+			_ = c.Close()
+			return nil
+		}
+		s.conversing.Go(func() {
 			s.converse(ctx, c, counters)
 			_ = c.Close()
 			s.mu.Lock()
 			delete(s.conns, c)
 			s.mu.Unlock()
-		}()
+		})
 	}
 }
 
 func (c *tcpConn) touch() { c.used.Store(int64(time.Since(epoch))) }
 
-// admit counts a connection, and ends the one that has been idle longest if there are too many.
-func (s *Server) admit(c *tcpConn) {
+// admit counts a connection, and ends the one that has been idle longest if there are too many. It
+// returns false if the server has ended.
+func (s *Server) admit(c *tcpConn) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.conns == nil {
+		return false
+	}
 	if len(s.conns) >= s.cfg.Connections {
 		var oldest *tcpConn
 		for o := range s.conns {
@@ -80,6 +87,7 @@ func (s *Server) admit(c *tcpConn) {
 		_ = oldest.Close()
 	}
 	s.conns[c] = struct{}{}
+	return true
 }
 
 func (s *Server) closeConns() {
@@ -88,6 +96,7 @@ func (s *Server) closeConns() {
 	for c := range s.conns {
 		_ = c.Close()
 	}
+	s.conns = nil
 }
 
 // converse answers what comes over a connection. What is in the zone is answered in order; what is
@@ -99,7 +108,7 @@ func (s *Server) converse(ctx context.Context, c *tcpConn, counters *counters) {
 	in := bufio.NewReaderSize(c, 4<<10)
 	var query, out []byte
 	for {
-		if in.Buffered() == 0 {
+		if !whole(in) { // so that this may take a while
 			if !c.write(&out) {
 				return
 			}
@@ -190,6 +199,15 @@ func (c *tcpConn) answered() {
 		default:
 		}
 	}
+}
+
+// whole reports whether the next message is there already.
+func whole(in *bufio.Reader) bool {
+	if in.Buffered() < 2 {
+		return false
+	}
+	length, _ := in.Peek(2) // which reads nothing
+	return in.Buffered() >= 2+int(binary.BigEndian.Uint16(length))
 }
 
 // readMessage reads one message, into b if it fits.

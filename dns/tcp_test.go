@@ -1,0 +1,65 @@
+package dns
+
+import (
+	"encoding/binary"
+	"testing"
+	"time"
+)
+
+// framed returns queries as they go over TCP.
+func framed(queries ...[]byte) (b []byte) {
+	for _, q := range queries {
+		b = append(binary.BigEndian.AppendUint16(b, uint16(len(q))), q...)
+	}
+	return b
+}
+
+// TestHalfQuery has an answer wait for nothing, least of all for the rest of the next query.
+func TestHalfQuery(t *testing.T) {
+	c := newCluster(t)
+	c.services(1)
+	addr := c.serve(t, ServerConfig{})
+	query := newQuery(t, "service-0.namespace-0.svc.cluster.local.", "A", false)
+	for _, cut := range []int{1, 2, 3, len(query)} { // of the second query with its length
+		conn := dial(t, "tcp", addr)
+		both := framed(query, query)
+		if _, err := conn.Write(both[:2+len(query)+cut]); err != nil {
+			t.Fatal(err)
+		}
+		if b := conn.receive(t, 5*time.Second); b == nil || answersIn(b) != 1 {
+			t.Fatalf("with %d bytes of the next query the first is answered %x", cut, b)
+		}
+		if _, err := conn.Write(both[2+len(query)+cut:]); err != nil {
+			t.Fatal(err)
+		}
+		if b := conn.receive(t, 5*time.Second); b == nil || answersIn(b) != 1 {
+			t.Fatalf("cut at %d, the second query is answered %x", cut, b)
+		}
+	}
+}
+
+// TestBusyConnection keeps a connection that is never idle, though never at the end of a query either.
+func TestBusyConnection(t *testing.T) {
+	const idle = 500 * time.Millisecond
+	c := newCluster(t)
+	c.services(1)
+	conn := dial(t, "tcp", c.serve(t, ServerConfig{Idle: idle}))
+	message := framed(newQuery(t, "service-0.namespace-0.svc.cluster.local.", "A", false))
+	const ahead = 10 // bytes of the next query
+	if _, err := conn.Write(message[:ahead]); err != nil {
+		t.Fatal(err)
+	}
+	for began := time.Now(); time.Since(began) < 3*idle; time.Sleep(idle / 20) {
+		if _, err := conn.Write(append(message[ahead:len(message):len(message)], message[:ahead]...)); err != nil {
+			t.Fatalf("after %v: %v", time.Since(began), err)
+		}
+		if b := conn.receive(t, 5*time.Second); b == nil {
+			t.Fatalf("no answer after %v", time.Since(began))
+		}
+	}
+	// One that does not go on with its query is idle.
+	began := time.Now()
+	if n, err := conn.Conn.Read(make([]byte, 1)); err == nil || time.Since(began) > 10*idle {
+		t.Errorf("%d bytes after %v, %v", n, time.Since(began), err)
+	}
+}
