@@ -79,7 +79,7 @@ type Server struct {
 
 	// mu guards what follows.
 	mu       sync.Mutex
-	counters []*counters // of each worker, and of TCP by family
+	counters []*counters           // of each worker, and of TCP by family
 	conns    map[*tcpConn]struct{} // nil: the server has ended
 
 	conversing sync.WaitGroup // over TCP

@@ -36,6 +36,8 @@ type dnsOptions struct {
 	pods               string
 	metrics            string
 	logQueries         bool
+	searchWalk         bool
+	node               string
 }
 
 func newDNS() *cobra.Command {
@@ -67,14 +69,19 @@ func (o *dnsOptions) addFlags(f *pflag.FlagSet) {
 	f.Uint32Var(&o.ttl, "ttl", 5, "`seconds` for which clients may remember an answer")
 	f.StringVar(&o.pods, "pods", "insecure", "names of pods by their addresses: insecure (whatever the address, in namespaces that exist) or disabled")
 	f.BoolVar(&o.logQueries, "log-queries", false, "log every query")
+	f.BoolVar(&o.searchWalk, "search-walk", false, "follow the pods on --node-name, and answer the first name of a walk through their search lists with its end")
+	f.StringVar(&o.node, "node-name", "", "`name` of the node whose pods ask, for --search-walk")
 	f.StringVar(&o.metrics, "metrics-bind-address", "127.0.0.1:9153", "address of /metrics and /ready; \"\": none")
 }
 
 // complete reads the flags.
 func (o *dnsOptions) complete() (nameConfig, error) {
-	c := nameConfig{domain: o.domain, ttl: time.Duration(o.ttl) * time.Second, noPods: o.pods == "disabled", resolvConf: o.resolvConf}
+	c := nameConfig{domain: o.domain, ttl: time.Duration(o.ttl) * time.Second, noPods: o.pods == "disabled", resolvConf: o.resolvConf, searchWalk: o.searchWalk}
 	if o.manifests != "" && o.kubeconfig+o.master != "" {
 		return c, fmt.Errorf("--manifests and an API server: one of the two")
+	}
+	if o.searchWalk && o.node == "" {
+		return c, fmt.Errorf("--search-walk: whose pods ask, --node-name has to say")
 	}
 	for _, s := range o.listen {
 		a, err := netip.ParseAddrPort(s)
@@ -136,7 +143,11 @@ func (o *dnsOptions) follow(ctx context.Context, group *errgroup.Group, engine *
 	logger := klog.FromContext(ctx)
 	reporter := newProblemLog(logger, nil)
 	if o.manifests != "" {
-		source := manifests.NewSource(manifests.Config{Dir: o.manifests, Sink: engine, Reporter: reporter, DNS: true})
+		config := manifests.Config{Dir: o.manifests, Sink: engine, Reporter: reporter, NodeName: o.node, DNS: true}
+		if names.clients != nil {
+			config.Pods = names.clients
+		}
+		source := manifests.NewSource(config)
 		group.Go(func() error { return source.Run(ctx) })
 		return nil
 	}
@@ -151,6 +162,7 @@ func (o *dnsOptions) follow(ctx context.Context, group *errgroup.Group, engine *
 	source := kube.NewSource(kube.Config{Client: client, Sink: engine, Reporter: reporter, DNS: true, NamesOnly: true})
 	group.Go(func() error { return source.Run(ctx) })
 	group.Go(func() error { return followConfigMap(ctx, source, names) })
+	followPods(ctx, group, source, o.node, names)
 	return nil
 }
 

@@ -23,6 +23,7 @@ func TestDNSUsage(t *testing.T) {
 		{"--ttl", "3601"},
 		{"--ttl", "-1"},
 		{"--manifests", "x", "--kubeconfig", "y"},
+		{"--manifests", "x", "--search-walk"},
 		{"argument"},
 	} {
 		if got := execute(append([]string{"dns"}, args...)); got != 2 {

@@ -14,6 +14,7 @@ import (
 	"github.com/weir-project/weir/dns/forward"
 	dnsmetrics "github.com/weir-project/weir/dns/metrics"
 	"github.com/weir-project/weir/endpoints"
+	"github.com/weir-project/weir/endpoints/kube"
 )
 
 // nameConfig says how names are answered, as flags have it.
@@ -24,6 +25,9 @@ type nameConfig struct {
 	listen     []netip.AddrPort // at least one
 	upstreams  []netip.AddrPort // empty: those of resolvConf
 	resolvConf string
+	// searchWalk says that the pods of this node are followed: the first name of a walk through their
+	// search lists is answered with the walk's end.
+	searchWalk bool
 	// logQuery is told of every query. Nil: nobody is.
 	logQuery func(dns.QueryLog)
 	// listening is called whenever the sockets have been opened. Nil: nobody is.
@@ -38,6 +42,7 @@ type nameServer struct {
 	names     *endpoints.Subscription
 	forwarder *forward.Forwarder
 	server    *dns.Server
+	clients   *dns.Clients // nil: pods are not followed
 
 	recorder   *dnsmetrics.Recorder
 	forwarding *dnsmetrics.Forwarding
@@ -61,11 +66,15 @@ func newNameServer(logger klog.Logger, engine *endpoints.Engine, cfg nameConfig)
 	n.names = engine.Subscribe()
 	label := cfg.listen[0].String()
 	n.forwarding = dnsmetrics.NewForwarding(label)
-	n.forwarder = forward.New(forward.Options{
-		ResolvConf: cfg.resolvConf, Listen: cfg.listen, Observer: n.forwarding, Logger: logger}, n.upstreams())
+	options := forward.Options{ResolvConf: cfg.resolvConf, Listen: cfg.listen, Observer: n.forwarding, Logger: logger}
+	if cfg.searchWalk {
+		n.clients = dns.NewClients(n.zone)
+		options.Search = n.clients.SetNode
+	}
+	n.forwarder = forward.New(options, n.upstreams())
 	n.forwarding.Of(n.forwarder)
 	n.server = dns.NewServer(dns.ServerConfig{
-		Zone: n.zone, Forwarder: n.forwarder, Listen: cfg.listen, LogQuery: cfg.logQuery, Listening: cfg.listening})
+		Zone: n.zone, Forwarder: n.forwarder, Clients: n.clients, Listen: cfg.listen, LogQuery: cfg.logQuery, Listening: cfg.listening})
 	n.recorder = dnsmetrics.NewRecorder(n.server, label)
 	return n, nil
 }
@@ -105,5 +114,12 @@ func (n *nameServer) run(ctx context.Context) error {
 func logQuery(logger klog.Logger) func(dns.QueryLog) {
 	return func(q dns.QueryLog) {
 		logger.Info("Query", "client", q.Client, "tcp", q.TCP, "name", q.Name, "type", q.Type, "to", q.To, "rcode", q.Rcode)
+	}
+}
+
+// followPods has a server know the search lists of the pods on a node, if it wants to.
+func followPods(ctx context.Context, group *errgroup.Group, source *kube.Source, node string, names *nameServer) {
+	if names.clients != nil {
+		group.Go(func() error { return source.FollowPods(ctx, node, names.clients) })
 	}
 }
