@@ -173,7 +173,7 @@ func (r *reply) emit(found *node, n *name, owner pointer, depth int) bool {
 	case found.kind == hostNode && qtype == typeAAAA:
 		addresses(r, owner, typeAAAA, single6(found.host.v6), appendAAAA)
 	case found.kind == portNode && qtype == typeSRV:
-		r.srv(found.svc, owner, found.svc.ports, found.port)
+		r.srv(found.svc, owner, &found.port.targets)
 	case found.kind == podName:
 		r.address(found.addr, owner)
 	case found.kind == addressName && qtype == typePTR:
@@ -262,7 +262,7 @@ func (r *reply) service(svc *answers, owner pointer) {
 	case typeAAAA:
 		addresses(r, owner, typeAAAA, svc.v6, appendAAAA)
 	case typeSRV:
-		r.srv(svc, owner, svc.ports, nil)
+		r.srv(svc, owner, &svc.all)
 	}
 }
 
@@ -333,40 +333,27 @@ func (r *reply) address(a netip.Addr, owner pointer) {
 	}
 }
 
-// srv writes the targets of one group, or of all. Those of a service with a cluster IP bring its
-// addresses along.
-func (r *reply) srv(svc *answers, owner pointer, groups []group, only *group) {
-	total := 0
-	for i := range groups {
-		if g := &groups[i]; only == nil || g == only {
-			total += g.targets.n
-		}
-	}
-	if total == 0 {
+// srv writes some of a service's targets, from anywhere on. Those of a service with a cluster IP bring
+// its addresses along.
+func (r *reply) srv(svc *answers, owner pointer, targets *vec[target]) {
+	if targets.n == 0 {
 		return
 	}
-	weight := uint16(max(1, 100/total))
-	var wire pointer // of the service's name
-	for i := range groups {
-		g := &groups[i]
-		if only != nil && g != only {
-			continue
+	weight := uint16(max(1, 100/targets.n))
+	from := 0
+	if targets.n > 1 {
+		from = r.below(targets.n)
+	}
+	for range targets.n {
+		t := targets.at(from)
+		if from++; from == targets.n {
+			from = 0
 		}
-		from := 0
-		if g.targets.n > 1 {
-			from = r.below(g.targets.n)
-		}
-		for range g.targets.n {
-			t := g.targets.at(from)
-			if from++; from == g.targets.n {
-				from = 0
-			}
-			if !r.target1(svc, owner, t, weight) {
-				return
-			}
-			wire = pointer(len(r.b) - r.base - len(svc.wire))
+		if !r.target1(svc, owner, t, weight) {
+			return
 		}
 	}
+	wire := pointer(len(r.b) - r.base - len(svc.wire)) // the service's name
 	if svc.bare || r.an == 0 {
 		return
 	}

@@ -23,6 +23,9 @@ func (z *Zone) dump() string {
 		for i := range a.v6.n {
 			add("%q AAAA %v", key, a.v6.at(i))
 		}
+		for i := range a.all.n {
+			add("%q SRV %v", key, a.all.at(i))
+		}
 		for i := range a.ports {
 			g := &a.ports[i]
 			for j := range g.targets.n {

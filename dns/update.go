@@ -31,7 +31,8 @@ type service struct {
 	endpoints map[endpoint]int32 // ready ones, by how often they are listed
 	v4        set[[4]byte]
 	v6        set[[16]byte]
-	ports     map[portKey]*set[target]
+	all       set[target]
+	ports     map[portKey]*set[target] // those that have a name
 	hosts     *table[host]
 }
 
@@ -336,6 +337,14 @@ func labelsOf(port string, protocol endpoints.Protocol) portKey {
 func (s *service) countTargets(slice *endpoints.Slice, keys []portKey, label string, add bool) {
 	for i, key := range keys {
 		t := target{label, slice.Ports[i].Port}
+		if add {
+			s.all.add(t)
+		} else {
+			s.all.remove(t)
+		}
+		if key.port == "" {
+			continue
+		}
 		targets := s.ports[key]
 		if !add {
 			if targets.remove(t); targets.vec.n == 0 {
@@ -433,7 +442,7 @@ func (z *Zone) publish(s *service) {
 		}
 		a.hosts = &table[host]{} // there is nothing below an alias
 	case s.object.Headless:
-		a.v4, a.v6 = s.v4.publish(), s.v6.publish()
+		a.v4, a.v6, a.all = s.v4.publish(), s.v6.publish(), s.all.publish()
 		for key, targets := range s.ports {
 			a.ports = append(a.ports, group{key.port, key.protocol, targets.publish()})
 		}
@@ -448,11 +457,17 @@ func (z *Zone) publish(s *service) {
 				a.v6 = single(addr.As16())
 			}
 		}
-		a.ports = make([]group, len(s.object.Ports))
-		for i, p := range s.object.Ports {
-			key := labelsOf(p.Name, p.Protocol)
-			a.ports[i] = group{key.port, key.protocol, single(target{port: p.Port})}
+		var all []target
+		for _, p := range s.object.Ports {
+			t := target{port: p.Port}
+			if !slices.Contains(all, t) {
+				all = append(all, t)
+			}
+			if key := labelsOf(p.Name, p.Protocol); key.port != "" {
+				a.ports = append(a.ports, group{key.port, key.protocol, single(t)})
+			}
 		}
+		a.all = single(all...)
 	}
 	z.services.set(s.key, a)
 }

@@ -78,13 +78,14 @@ type answers struct {
 
 	v4    vec[[4]byte]
 	v6    vec[[16]byte]
-	ports []group
+	all   vec[target] // ports and, of a headless service, endpoints: each once
+	ports []group     // that have a name
 	hosts *table[host]
 }
 
 // group is what is found at _port._protocol under a service.
 type group struct {
-	port, protocol string // labels, with underscores; a port without a name has no name here either
+	port, protocol string // labels, with underscores
 	targets        vec[target]
 }
 
@@ -292,7 +293,7 @@ func (z *Zone) findService(n *name, below int, found *node) {
 	case 4:
 		for i := range svc.ports {
 			g := &svc.ports[i]
-			if g.port != "" && g.port == string(n.label(0)) && g.protocol == string(n.label(1)) {
+			if g.port == string(n.label(0)) && g.protocol == string(n.label(1)) {
 				found.kind, found.port = portNode, g
 				return
 			}
@@ -304,7 +305,7 @@ func (z *Zone) findService(n *name, below int, found *node) {
 func (svc *answers) findBelow(label []byte, found *node) {
 	if label[0] == '_' {
 		for i := range svc.ports {
-			if g := &svc.ports[i]; g.port != "" && g.protocol == string(label) {
+			if svc.ports[i].protocol == string(label) {
 				found.kind = empty
 				return
 			}

@@ -18,7 +18,7 @@ type Upstream struct {
 
 // Serve starts an upstream on a free port of 127.0.0.1. What it is asked it lets answer fill in: a
 // response without records that says NOERROR.
-func Serve(answer func(response *dns.Msg, q dns.Question)) (*Upstream, error) {
+func Serve(answer Answer) (*Upstream, error) {
 	tcp, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, err
@@ -27,6 +27,14 @@ func Serve(answer func(response *dns.Msg, q dns.Question)) (*Upstream, error) {
 	if err != nil {
 		return nil, errors.Join(err, tcp.Close())
 	}
+	return ServeOn(tcp, udp, answer), nil
+}
+
+// Answer fills in a response.
+type Answer func(response *dns.Msg, q dns.Question)
+
+// ServeOn is Serve on sockets that are open, which it closes at its end.
+func ServeOn(tcp net.Listener, udp net.PacketConn, answer Answer) *Upstream {
 	handler := dns.HandlerFunc(func(w dns.ResponseWriter, query *dns.Msg) {
 		m := new(dns.Msg).SetReply(query)
 		m.RecursionAvailable = true
@@ -52,7 +60,7 @@ func Serve(answer func(response *dns.Msg, q dns.Question)) (*Upstream, error) {
 		<-started
 		u.servers = append(u.servers, s)
 	}
-	return u, nil
+	return u
 }
 
 // Close ends the upstream, and waits for its end.
