@@ -4,7 +4,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo deve
 export CGO_ENABLED := 0
 GO := go
 
-.PHONY: build demo test prepare peers lint unit fuzz bench bench-quick bench-dataplane bench-check docs clean
+.PHONY: build demo test prepare peers lint unit fuzz bench bench-quick bench-dataplane bench-check bench-prepare docs clean
 
 build: ## bin/weir, one static binary
 	$(GO) build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o bin/weir ./cmd/weir
@@ -41,6 +41,10 @@ fuzz: ## every fuzz target for FUZZTIME, after its seeds
 
 # Further flags in ARGS: make bench ARGS='--section packets'. See docs/benchmarks.md.
 BENCH := $(GO) run -C bench . --results results
+bench bench-quick: bench-prepare
+bench-prepare:
+	@hack/prepare.sh dnsperf
+
 bench: ## Weir beside its peers, at full size: forty minutes; results in bench/results, a summary in README.md
 	$(BENCH) --readme ../README.md $(ARGS)
 

@@ -156,7 +156,7 @@ func (b *bench) record(section, proxy string, services, eps int, f *found) {
 	for _, metric := range f.order {
 		m := f.values[metric]
 		r := report.Result{Section: section, Metric: metric, Proxy: proxy, Services: services, Endpoints: eps, Unit: m.unit, Note: m.note}
-		if proxy == "weir" && section == "control" {
+		if proxy == "weir" && (section == "control" || section == "dns") {
 			r.Goal = m.goal
 		}
 		b.run.Add(r, m.values)

@@ -3,6 +3,7 @@ module github.com/weir-project/weir/bench
 go 1.26.0
 
 require (
+	github.com/miekg/dns v1.1.73
 	github.com/vishvananda/netlink v1.3.1
 	github.com/weir-project/weir v0.0.0
 	golang.org/x/sys v0.49.0

@@ -44,6 +44,7 @@ type options struct {
 	packetSizes         []int
 	packetTime          time.Duration // for each figure about packets
 	flows               int           // UDP flows, to see what one takes
+	queryTime           time.Duration // for each figure about queries
 }
 
 // bench is a run.
@@ -69,10 +70,11 @@ var sections = map[string]struct {
 	"sweep":     {(*bench).sweep, report.Side, 7 * time.Minute, 30 * time.Second},
 	"large":     {(*bench).largeService, report.Side, 3 * time.Minute, 20 * time.Second},
 	"packets":   {(*bench).packets, report.Side, 9 * time.Minute, 30 * time.Second},
+	"dns":       {(*bench).dns, report.Side, 6 * time.Minute, 45 * time.Second},
 }
 
 // inOrder are the sections that compare proxies.
-var inOrder = []string{"control", "sweep", "large", "packets"}
+var inOrder = []string{"control", "sweep", "large", "packets", "dns"}
 
 func compares(section string) bool { return slices.Contains(inOrder, section) }
 
@@ -80,7 +82,7 @@ func parse(args []string, log io.Writer) (options, error) {
 	o := options{
 		services: 5000, endpoints: 50, rounds: 5, changes: 200, budget: 40 * time.Second, busy: 10 * time.Second, rest: 2 * time.Second, patience: 3 * time.Minute,
 		sizes: []int{100, 1000, 5000, 10_000, 50_000}, sizeEndpoints: 10, large: 100_000, roll: 1000,
-		packetSizes: []int{1, 100, 10_000}, packetTime: time.Second, flows: 10_000,
+		packetSizes: []int{1, 100, 10_000}, packetTime: time.Second, flows: 10_000, queryTime: 3 * time.Second,
 	}
 	fs := flag.NewFlagSet("bench", flag.ContinueOnError)
 	fs.SetOutput(log)
@@ -127,6 +129,7 @@ func parse(args []string, log io.Writer) (options, error) {
 	fs.IntVar(&o.roll, "roll", o.roll, "endpoints of the service that is rolled")
 	fs.Func("packet-sizes", "numbers of services in the section packets", numbers(&o.packetSizes))
 	fs.DurationVar(&o.packetTime, "packet-time", o.packetTime, "time for each figure about packets")
+	fs.DurationVar(&o.queryTime, "query-time", o.queryTime, "time for each figure about queries of names")
 	if slices.Contains(args, "--quick") || slices.Contains(args, "-quick") {
 		o.small()
 	}
@@ -158,6 +161,7 @@ func (o *options) small() {
 	o.budget, o.busy, o.rest, o.patience = 3*time.Second, 3*time.Second, time.Second/2, 30*time.Second
 	o.sizes, o.large, o.roll = []int{20, 500}, 1000, 100
 	o.packetSizes, o.packetTime, o.flows = []int{100}, 300*time.Millisecond, 2000
+	o.queryTime = 500 * time.Millisecond
 }
 
 // prepare builds what is needed. A peer that does not build is left out.

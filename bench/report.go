@@ -54,6 +54,7 @@ var titles = map[string]string{
 	"sweep":     "One change, in clusters of growing size",
 	"large":     "One service with very many endpoints",
 	"packets":   "Packets",
+	"dns":       "Names",
 }
 
 // document writes the tables, and draws the pictures beside them.
@@ -136,6 +137,7 @@ var headlines = []struct {
 	{"sweep", []string{changeMetric}, false},
 	{"large", []string{"one endpoint change in it"}, false},
 	{"packets", []string{"connect latency", rateMetric, ratioMetric, "TCP", "UDP"}, true},
+	{"dns", []string{""}, false},
 }
 
 // Marks in a file between which the summary stands.
