@@ -520,15 +520,7 @@ func (c *Conn) refillOnce(fam *family, first, rest iter.Seq[Op], forget bool) er
 			appendFlush(&b.messages, fam, st.name, s.String())
 		}
 	}
-	// What stays in the interval sets is found first, so that deletions come before additions.
-	stays := map[Set]map[Element]bool{AllowedSources: {}, ServiceCIDRs: {}}
-	for _, seq := range []iter.Seq[Op]{first, rest} {
-		for op := range seq {
-			if held, ok := intervals[op.Set]; ok && held[op.Elem] {
-				stays[op.Set][op.Elem] = true
-			}
-		}
-	}
+	stays := staying(intervals, first, rest)
 	if forget {
 		if err := c.forgetUnbacked(b, fam, first, rest); err != nil {
 			return err
@@ -555,4 +547,30 @@ func (c *Conn) refillOnce(fam *family, first, rest iter.Seq[Op], forget bool) er
 		}
 	}
 	return c.commit(b)
+}
+
+// staying finds which of the elements of interval sets are among ops, so that the others can be deleted before
+// anything is added. It looks no further than to the last of them: usually there are service CIDRs
+// only, and they come first.
+func staying(held map[Set]map[Element]bool, ops ...iter.Seq[Op]) map[Set]map[Element]bool {
+	stays, missing := map[Set]map[Element]bool{}, 0
+	for s, elements := range held {
+		stays[s] = map[Element]bool{}
+		missing += len(elements)
+	}
+	for _, seq := range ops {
+		if missing == 0 {
+			break
+		}
+		for op := range seq {
+			if held[op.Set][op.Elem] && !stays[op.Set][op.Elem] {
+				stays[op.Set][op.Elem] = true
+				missing--
+			}
+			if missing == 0 {
+				break
+			}
+		}
+	}
+	return stays
 }
