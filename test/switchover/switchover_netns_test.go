@@ -18,7 +18,7 @@ var modes = []mode{
 }
 
 // phase is how long the traffic goes on undisturbed before and after each event.
-const phase = 1500 * time.Millisecond
+const phase = time.Second
 
 func TestNetnsSwitch(t *testing.T) {
 	for _, m := range modes {
