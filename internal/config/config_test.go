@@ -165,6 +165,7 @@ func TestDefaults(t *testing.T) {
 		SyncPeriod:        30 * time.Second,
 		HealthzAddress:    listenAt("0.0.0.0:10256"),
 		MetricsAddress:    listenAt("127.0.0.1:10249"),
+		Socket:            "/run/weir/weir.sock",
 		Conntrack: Conntrack{
 			MaxPerCore: 32768, Min: 131072, TCPEstablishedTimeout: 24 * time.Hour, TCPCloseWaitTimeout: time.Hour,
 		},
