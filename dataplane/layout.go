@@ -5,7 +5,9 @@ import (
 	"encoding/hex"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -18,6 +20,12 @@ type LocalDetection struct {
 	CIDRs           []netip.Prefix // the pods' addresses, any number in either family
 	Interface       string         // the bridge that pods are on
 	InterfacePrefix string         // what the names of the pods' interfaces begin with
+}
+
+// Detects reports whether a connection from an address, coming in by an interface, is a pod's.
+func (d *LocalDetection) Detects(from netip.Addr, iface string) bool {
+	return slices.ContainsFunc(d.CIDRs, func(c netip.Prefix) bool { return c.Contains(from) }) ||
+		iface != "" && (iface == d.Interface || d.InterfacePrefix != "" && strings.HasPrefix(iface, d.InterfacePrefix))
 }
 
 // Layout is what the rules depend on. Everything else is elements.

@@ -501,7 +501,9 @@ func (w *walker) draw(chain string, r rule, at int) (ending, string, error) {
 	asked, hits := fmt.Sprintf("%s . slot below %d", words, numgen.Modulus), 0
 	w.quiet = true
 	defer func() { w.quiet = false }()
+	registers := w.registers // what is found overwrites the key
 	for number := range numgen.Modulus {
+		w.registers = registers
 		_, _, _, _ = w.load(numgen.Register, binary.NativeEndian.AppendUint32(nil, number), "slot")
 		hit, err := w.drew(r[at+1:])
 		if err != nil {

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"strconv"
 
+	"github.com/weir-project/weir/dataplane"
 	"github.com/weir-project/weir/endpoints"
 	"github.com/weir-project/weir/inspect/api"
 )
@@ -17,6 +18,7 @@ import (
 //	GET /v1/status      Status
 //	GET /v1/services    ServiceList; ?namespace= and ?name= narrow it, ?endpoints=true adds the endpoints,
 //	                    which are there anyway with a name
+//	GET /v1/trace       Trace; ?from=, ?protocol= and ?to= as weir trace takes them
 //	GET /v1/events      EventList; ?after=ID; with ?follow=true an Event a line as they come
 func (i *Inspector) ReadOnly() http.Handler {
 	mux := http.NewServeMux()
@@ -28,12 +30,24 @@ func (i *Inspector) readOnly(mux *http.ServeMux) {
 	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) { answer(w, i.Status()) })
 	mux.HandleFunc("GET /v1/services", i.serveServices)
 	mux.HandleFunc("GET /v1/events", i.serveEvents)
+	mux.HandleFunc("GET /v1/trace", i.serveTrace)
 }
 
-// Handler serves everything: what ReadOnly does.
+// Handler serves everything: what ReadOnly does, and
+//
+//	GET  /v1/connections  ConnectionList; ?namespace= and ?name= narrow it
+//	GET  /v1/verify       Verification: reads all of our maps
+//	POST /v1/verify       the same, and has everything written anew if something is wrong
+//	GET  /v1/ruleset      every element of our maps, a line each
+//	GET  /v1/debug/PART   one of Config.Debug, as text
 func (i *Inspector) Handler() http.Handler {
 	mux := http.NewServeMux()
 	i.readOnly(mux)
+	mux.HandleFunc("GET /v1/connections", i.serveConnections)
+	mux.HandleFunc("GET /v1/verify", func(w http.ResponseWriter, r *http.Request) { i.serveVerify(w, r, false) })
+	mux.HandleFunc("POST /v1/verify", func(w http.ResponseWriter, r *http.Request) { i.serveVerify(w, r, true) })
+	mux.HandleFunc("GET /v1/ruleset", i.serveRuleset)
+	mux.HandleFunc("GET /v1/debug/{part}", i.serveDebug)
 	return mux
 }
 
@@ -164,4 +178,59 @@ func (i *Inspector) serveEvents(w http.ResponseWriter, r *http.Request) {
 	_ = i.Follow(r.Context(), after, func(e api.Event) error {
 		return errors.Join(out.Encode(e), control.Flush())
 	})
+}
+
+func (i *Inspector) serveTrace(w http.ResponseWriter, r *http.Request) {
+	q := r.URL.Query()
+	question, err := ParseQuestion(q.Get("from"), q.Get("protocol"), q.Get("to"))
+	if err != nil {
+		refuse(w, badRequest("%v", err))
+		return
+	}
+	trace, err := i.Trace(question)
+	if err != nil {
+		refuse(w, err)
+		return
+	}
+	answer(w, trace)
+}
+
+func (i *Inspector) serveConnections(w http.ResponseWriter, r *http.Request) {
+	names, err := i.named(r.URL.Query().Get("namespace"), r.URL.Query().Get("name"))
+	if err != nil {
+		refuse(w, err)
+		return
+	}
+	list, err := i.Connections(r.Context(), names)
+	if err != nil {
+		refuse(w, err)
+		return
+	}
+	answer(w, list)
+}
+
+func (i *Inspector) serveVerify(w http.ResponseWriter, r *http.Request, repair bool) {
+	v, err := i.Verify(r.Context(), repair)
+	if err != nil {
+		refuse(w, err)
+		return
+	}
+	answer(w, v)
+}
+
+// serveRuleset streams. An error in the middle of it is the last line.
+func (i *Inspector) serveRuleset(w http.ResponseWriter, _ *http.Request) {
+	r, err := i.cfg.Kernel.Reader()
+	if err != nil {
+		refuse(w, err)
+		return
+	}
+	defer r.Close()
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	whole, err := r.Each(func(s dataplane.Set, e dataplane.Element) {
+		fmt.Fprintf(w, "%s { %s } %s\n", e.Name(s), e.Text(s), e.Comment)
+	})
+	if !whole || err != nil {
+		fmt.Fprintf(w, "# whole: %v, err: %v\n", whole, err)
+	}
 }

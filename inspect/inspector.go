@@ -1,6 +1,7 @@
 package inspect
 
 import (
+	"sync"
 	"time"
 
 	"github.com/weir-project/weir/dataplane"
@@ -21,6 +22,7 @@ type Config struct {
 	Kernel kernel
 	Health *health.Proxy
 	DNS    func() *api.DNS // nil, or returns nil: not switched on
+	Debug  map[string]Part // further things to tell, by name
 }
 
 // kernel is what an Inspector needs of a dataplane.Conn.
@@ -29,6 +31,7 @@ type kernel interface {
 	Owned() bool
 	Stats() dataplane.Stats
 	Layout() dataplane.Layout
+	Reader() (*dataplane.Reader, error)
 }
 
 // Inspector answers questions about a running Weir. Its methods may be called from any goroutine.
@@ -36,11 +39,15 @@ type Inspector struct {
 	cfg     Config
 	started time.Time
 	events  ring
+	routes  routes
+
+	// verifying is held by who reads all maps: one at a time is enough for a node.
+	verifying sync.Mutex
 }
 
 // New returns an Inspector. It is to be told of every sync (SyncDone).
 func New(c Config) *Inspector {
-	return &Inspector{cfg: c, started: time.Now(), events: newRing()}
+	return &Inspector{cfg: c, started: time.Now(), events: newRing(), routes: kernelRoutes{}}
 }
 
 // SyncDone takes down what a sync did.

@@ -258,3 +258,67 @@ func (p *Proxier) Slots() int {
 	defer p.mu.RUnlock()
 	return p.rules.totals.slots
 }
+
+// Each calls f with everything that the kernel is believed to hold, as additions, some at a time. No
+// lock is held while f runs, so what f sees of one service is true to one moment, and of all of them is
+// not.
+func (p *Proxier) Each(f func([]dataplane.Op)) {
+	b := &batch{}
+	tell := func(gather func()) {
+		p.mu.RLock()
+		gather()
+		p.mu.RUnlock()
+		f(slices.DeleteFunc(b.adds, p.unserved))
+		b.adds = b.adds[:0]
+	}
+	tell(func() {
+		b.prefixes(dataplane.ServiceCIDRs, dataplane.Frontend{}, nil, p.rules.cidrs)
+		for a := range p.rules.hairpin {
+			b.member(dataplane.Hairpin, address(a), false, !has(p.rules.around.node, a))
+		}
+		for a := range p.rules.clusterIPs {
+			b.add(dataplane.ClusterIPs, address(a))
+		}
+	})
+	for _, n := range p.HeldNames() {
+		tell(func() {
+			if e := p.rules.services[n]; e != nil {
+				e.state.emitPorts(b)
+			}
+		})
+	}
+}
+
+// Backs reports whether the kernel may remember that a client of a frontend with affinity was given
+// an endpoint.
+func (p *Proxier) Backs(f dataplane.Frontend, endpoint netip.AddrPort) bool {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	port, fe := p.rules.find(f)
+	if fe == nil || fe.affinity == 0 {
+		return false
+	}
+	for _, l := range []list{fe.endpoints, fe.localEndpoints} {
+		if t := port.table(l); t != nil && slices.Contains(t.slots, endpoint) {
+			return true
+		}
+	}
+	return false
+}
+
+// EachRange calls f with the ranges that a set of ranges is believed to hold: those of a frontend in
+// AllowedSources, or all of ServiceCIDRs.
+func (p *Proxier) EachRange(set dataplane.Set, of dataplane.Frontend, f func(netip.Prefix)) {
+	p.mu.RLock()
+	list := p.rules.cidrs
+	if set == dataplane.AllowedSources {
+		list = nil
+		if _, fe := p.rules.find(of); fe != nil {
+			list = fe.sources
+		}
+	}
+	p.mu.RUnlock()
+	for _, r := range list {
+		f(r)
+	}
+}

@@ -98,6 +98,11 @@ func (s *state) emitAll(b *batch) {
 	for a := range s.clusterIPs {
 		b.add(dataplane.ClusterIPs, address(a))
 	}
+	s.emitPorts(b)
+}
+
+// emitPorts leaves out what services share.
+func (s *state) emitPorts(b *batch) {
 	for i := range s.ports {
 		p := &s.ports[i]
 		e := portEdit{cluster: p.cluster.asIs(), local: p.local.asIs()}

@@ -118,8 +118,7 @@ func (d *daemon) assemble(reporter endpoints.Reporter) (err error) {
 	d.addresses.set = d.proxy.SetNodeAddrs
 	d.addresses.checks = d.checks.SetAddrs
 	d.addresses.setMachine(machine)
-	d.inspector = inspect.New(inspect.Config{
-		Build: build(), Node: cfg.NodeName, Source: d.from, Engine: d.engine, Proxy: d.proxy, Kernel: d.kernel, Health: d.health})
+	d.inspector = inspect.New(d.inspected())
 	return nil
 }
 
@@ -148,7 +147,7 @@ func (d *daemon) openSource() (endpoints.Reporter, error) {
 	if s.AcceptContentTypes != "" {
 		rest.AcceptContentTypes = s.AcceptContentTypes
 	}
-	d.from = "the API server " + rest.Host
+	d.from = "the API server " + withoutPassword(rest.Host)
 	client, err := kubernetes.NewForConfig(rest)
 	if err != nil {
 		return nil, fmt.Errorf("API server %s: %w", rest.Host, err)

@@ -63,7 +63,7 @@ func newRoot() *cobra.Command {
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usageError{cmd.CommandPath(), err} })
-	root.AddCommand(newRun(), newDNS(), newCleanup(), newVersion(), newStatus(), newServices())
+	root.AddCommand(newRun(), newDNS(), newCleanup(), newVersion(), newStatus(), newServices(), newTrace(), newVerify(), newConnections(), newEvents(), newSupportDump())
 	return root
 }
 

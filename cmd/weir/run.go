@@ -104,7 +104,8 @@ func setConntrack(cfg *config.Config) error {
 // runUntilChange runs the daemon until ctx ends, and then returns nil, or until the configuration
 // file changes in a way that takes a restart, and then returns what it says now.
 func runUntilChange(ctx context.Context, options *config.Options, cfg *config.Config, flags *pflag.FlagSet) (*config.Config, error) {
-	logger := klog.FromContext(ctx)
+	logger := logged.tee(klog.FromContext(ctx))
+	ctx = klog.NewContext(ctx, logger)
 	// Not fatal: a read-only /proc/sys, or a container without the right, is common.
 	if err := initialize(cfg); err != nil && !errors.Is(err, unix.EPERM) && !errors.Is(err, unix.EACCES) && !errors.Is(err, unix.EROFS) {
 		logger.Error(err, "Setting kernel parameters")

@@ -268,3 +268,115 @@ type ServiceChange struct {
 	Removed   int    `json:"removed,omitempty"` // endpoints
 	Endpoints int    `json:"endpoints"`         // that it has now
 }
+
+// Trace is what weir trace tells: what would become of a new connection.
+type Trace struct {
+	Meta
+	From TraceFrom `json:"from"`
+	// Name and Answer are there if the destination was a name.
+	Name   string     `json:"name,omitempty"`
+	Answer *DNSAnswer `json:"answer,omitempty"`
+	To     Frontend   `json:"to"`
+
+	// Outcome is translated, refused, dropped or unserved: then Weir does nothing about it.
+	Outcome string `json:"outcome"`
+	// Service and Kind are of the frontend, if there is one.
+	Service string   `json:"service,omitempty"`
+	Kind    string   `json:"kind,omitempty"`
+	Why     []string `json:"why"`
+	// Affinity says that the one endpoint is where the client was sent before.
+	Affinity  bool            `json:"affinity,omitempty"`
+	Endpoints []TraceEndpoint `json:"endpoints,omitempty"`
+	// Steps are the rules that the connection's first packet is asked about, in order. Those after
+	// routing are for the first of Endpoints.
+	Steps []TraceStep `json:"steps"`
+}
+
+// TraceFrom is who begins the connection.
+type TraceFrom struct {
+	Address netip.Addr `json:"address"`
+	// Kind is node (the node itself), pod (by the configured detection), or outside.
+	Kind      string `json:"kind"`
+	Interface string `json:"interface,omitempty"` // by which its packets come in
+}
+
+// DNSAnswer is what this node answers to a name.
+type DNSAnswer struct {
+	Name      string       `json:"name"` // in full
+	Rcode     string       `json:"rcode"`
+	Addresses []netip.Addr `json:"addresses,omitempty"`
+	Alias     string       `json:"alias,omitempty"` // of an ExternalName Service
+}
+
+// TraceEndpoint is an endpoint that the connection may get.
+type TraceEndpoint struct {
+	Address netip.Addr `json:"address"`
+	Port    uint16     `json:"port"`
+	Node    string     `json:"node,omitempty"`
+	Zone    string     `json:"zone,omitempty"`
+	// Share is the exact fraction of connections like this one, Percent the same, rounded.
+	Share   string  `json:"share"`
+	Percent float64 `json:"percent"`
+	// Masqueraded says that the endpoint sees Source instead of the sender's own address.
+	Masqueraded bool       `json:"masqueraded"`
+	Source      netip.Addr `json:"source"`
+}
+
+// TraceStep is a rule.
+type TraceStep struct {
+	Chain  string `json:"chain"`
+	Asked  string `json:"asked,omitempty"`
+	Result string `json:"result"`
+}
+
+// Verification is what weir verify tells.
+type Verification struct {
+	Meta
+	// Fine says that the kernel holds what it should; after a repair, that it does now.
+	Fine bool `json:"fine"`
+	// Complete says that the kernel's maps did not change while they were read. If they did, something
+	// unexpected in them may have been overlooked; what is missing never is.
+	Complete bool    `json:"complete"`
+	Elements int     `json:"elements"` // read from the kernel
+	Duration Seconds `json:"duration"`
+	// Differences that were found, the first 1,000 of Count. After a repair, Remaining are those that
+	// are still there.
+	Differences []Difference `json:"differences,omitempty"`
+	Count       int          `json:"count"`
+	Repaired    bool         `json:"repaired,omitempty"` // everything was written anew
+	Remaining   []Difference `json:"remaining,omitempty"`
+}
+
+// Difference is something in the kernel that is not as it should be.
+type Difference struct {
+	Kind    string `json:"kind"`              // Missing, Unexpected, Changed, or Rules
+	Set     string `json:"set,omitempty"`     // of the element
+	Element string `json:"element,omitempty"` // in nft's words, as it should be or, if unexpected, as it is
+	Found   string `json:"found,omitempty"`   // what is there instead; of Rules, what is wrong
+	Service string `json:"service,omitempty"` // whose frontend it is
+}
+
+// ConnectionList is what weir connections tells.
+type ConnectionList struct {
+	Meta
+	Items []FrontendConnections `json:"items"`
+}
+
+// FrontendConnections counts the connections of one frontend that conntrack knows.
+type FrontendConnections struct {
+	Service   string                `json:"service"`
+	Frontend  Frontend              `json:"frontend"`
+	Live      int                   `json:"live"`
+	Closing   int                   `json:"closing"` // TCP connections that are over
+	Endpoints []EndpointConnections `json:"endpoints"`
+}
+
+// EndpointConnections are those of them that go to one endpoint.
+type EndpointConnections struct {
+	Address netip.Addr `json:"address"`
+	Port    uint16     `json:"port"`
+	Live    int        `json:"live"`
+	Closing int        `json:"closing"`
+	// Gone says that the frontend does not send new connections there any more.
+	Gone bool `json:"gone,omitempty"`
+}

@@ -282,9 +282,10 @@ func (v verdict) patience() time.Duration {
 	return 4 * time.Second
 }
 
-// run probes until it is clear whether the check holds, and returns what is wrong with it.
-func (c check) run() (fault string) {
-	got := seen{sources: map[string]map[netip.Addr]int{}}
+// run probes until it is clear whether the check holds, and returns what has become of the probes and
+// what is wrong with that.
+func (c check) run() (got *seen, fault string) {
+	got = &seen{sources: map[string]map[netip.Addr]int{}}
 	switch c.want.verdict {
 	case answered, sticky:
 		// Enough for the rarest of n endpoints to be missed once in 100 million times; and if all
@@ -310,9 +311,9 @@ func (c check) run() (fault string) {
 		wg.Wait()
 	}
 	if why := got.judge(c.want); why != "" {
-		return fmt.Sprintf("%s: %s", c, why)
+		return got, fmt.Sprintf("%s: %s", c, why)
 	}
-	return ""
+	return got, ""
 }
 
 // tries is the number of draws among n after which all of them have come up, but for one time in

@@ -153,10 +153,14 @@ func (s *stage) try(w *world, st step, objects *objects) ([]outcome, error) {
 			tickets <- struct{}{}
 			wg.Go(func() {
 				defer func() { <-tickets }()
-				if fault := c.run(); fault != "" {
-					mu.Lock()
-					defer mu.Unlock()
-					outcomes[i].faults = append(outcomes[i].faults, fault)
+				got, fault := c.run()
+				differs := s.daemon.traced(c, got)
+				mu.Lock()
+				defer mu.Unlock()
+				for _, f := range []string{fault, differs} {
+					if f != "" {
+						outcomes[i].faults = append(outcomes[i].faults, f)
+					}
 				}
 			})
 		}
