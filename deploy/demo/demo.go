@@ -85,7 +85,7 @@ func (d *demo) run(ctx context.Context) error {
 	if err := d.setUp(ctx); err != nil {
 		return err
 	}
-	for _, step := range []func(context.Context) error{d.spread, d.live, d.refuse, d.restart, d.maps} {
+	for _, step := range []func(context.Context) error{d.spread, d.live, d.refuse, d.restart, d.maps, d.inside} {
 		if err := step(ctx); err != nil {
 			return err
 		}
@@ -194,6 +194,7 @@ func (d *demo) weirArgs() []string {
 	return []string{
 		"run", "--manifests", d.manifests(), "--hostname-override", "node",
 		"--cluster-cidr", netlab.ClusterCIDR4.String() + "," + netlab.ClusterCIDR6.String(), "-v=2",
+		"--socket", d.socket(),
 	}
 }
 
@@ -285,14 +286,18 @@ func entered(in *os.File) bool {
 type command struct{ what, command string }
 
 func (d *demo) commands() []command {
-	in := func(host string) string { return "ip netns exec " + filepath.Base(d.lab.Host(host).NetNS()) + " " }
-	return []command{
+	in := d.within
+	var list []command
+	for _, q := range d.questions() {
+		list = append(list, command{"What weir says of itself:", strings.Join(d.inviting(q.args), " ")})
+	}
+	return append(list, []command{
 		{"All rules and maps:", in("node") + "nft list ruleset"},
 		{"A request from outside the cluster: the answer names the backend and whom it saw.",
 			in("client") + fmt.Sprintf("bash -c 'exec 3<>/dev/tcp/%s/%d; echo hi >&3; head -1 <&3'", families[0].nodePort.Addr(), nodePort)},
 		{"What weir does, while you edit " + d.web() + ":", "tail -f " + d.logPath()},
 		{"How weir was started:", in("node") + d.weir + " " + strings.Join(d.weirArgs(), " ")},
-	}
+	}...)
 }
 
 // pass waits, and returns why ctx ended if it does.

@@ -181,6 +181,9 @@ func TestNetnsDemo(t *testing.T) {
 		`no Service +10\.96\.200\.200:80 +silence, for the 300 ms`,
 		`pod to 10\.96\.0\.10:80 +\d{3,} connections, 0 failed, 0 went wrong`,
 		`client to 172\.31\.0\.11:30080 +\d{3,} connections, 0 failed, 0 went wrong`,
+		`weir says that it is healthy`,
+		`it has the Service web with its frontends, and all backends in slots`,
+		`the rules lead where the packets went: to each backend, which sees the pod itself`,
 	}
 	if hasIPv6() {
 		claims = append(claims,
@@ -195,6 +198,20 @@ func TestNetnsDemo(t *testing.T) {
 	for _, c := range claims {
 		if !regexp.MustCompile(`(?m)^ ✓ ` + c).MatchString(out) {
 			t.Errorf("no claim that %s", c)
+		}
+	}
+	for _, line := range []string{
+		`ip netns exec weir-[-.\w]+ \S+ status \\$`,
+		`healthy$`,
+		`ip netns exec weir-[-.\w]+ \S+ services web \\$`,
+		`  default/web$`,
+		`10\.244\.1\.10:8080 +node \(this\) +- +ready +0`,
+		`ip netns exec weir-[-.\w]+ \S+ trace 10\.244\.1\.12 tcp 10\.96\.0\.10:80 \\$`,
+		`10\.244\.1\.12 \(pod, comes in by \S+\) to tcp 10\.96\.0\.10:80: TRANSLATED`,
+		`--socket \S+/weir\.sock$`,
+	} {
+		if !regexp.MustCompile(`(?m)^ +` + line).MatchString(out) {
+			t.Errorf("no line like %s", line)
 		}
 	}
 	if !regexp.MustCompile(`(?m)^All \d+ claims hold\. Nothing is left behind\.$`).MatchString(out) {
