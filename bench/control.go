@@ -21,12 +21,9 @@ import (
 // stopped at its end.
 var allParts = []string{"change", "service", "roll", "busy", "restart", "early"}
 
-// seldom says in how many rounds a part is measured that takes long. The others are in every one.
-var seldom = map[string]int{"roll": 3, "busy": 2, "early": 2}
-
 // due reports whether a part is measured in a round: those of a few rounds are spread over all.
 func (b *bench) due(part string, round int) bool {
-	times, ok := seldom[part]
+	times, ok := b.seldom[part]
 	if !ok || times > b.rounds {
 		times = b.rounds
 	}

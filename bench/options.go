@@ -30,17 +30,18 @@ type options struct {
 	report   bool
 	keep     bool
 
-	services, endpoints int           // the cluster of the section control
-	rounds              int           // in which every proxy has its turn
-	changes             int           // of one endpoint, by each proxy
-	budget              time.Duration // for what one proxy takes for a part, in one round
-	busy                time.Duration // how long a hundred changes a second go on
-	rest                time.Duration // after work, before memory is looked at
-	patience            time.Duration // after which a start counts as failed
-	sizes               []int         // of the sweep
-	sizeEndpoints       int           // of each service in the sweep
-	large               int           // endpoints of the large service
-	roll                int           // endpoints of the service that is rolled
+	services, endpoints int            // the cluster of the section control
+	rounds              int            // in which every proxy has its turn
+	seldom              map[string]int // in how many rounds a part is measured that takes long
+	changes             int            // of one endpoint, by each proxy
+	budget              time.Duration  // for what one proxy takes for a part, in one round
+	busy                time.Duration  // how long a hundred changes a second go on
+	rest                time.Duration  // after work, before memory is looked at
+	patience            time.Duration  // after which a start counts as failed
+	sizes               []int          // of the sweep
+	sizeEndpoints       int            // of each service in the sweep
+	large               int            // endpoints of the large service
+	roll                int            // endpoints of the service that is rolled
 	packetSizes         []int
 	packetTime          time.Duration // for each figure about packets
 	flows               int           // UDP flows, to see what one takes
@@ -82,6 +83,7 @@ func parse(args []string, log io.Writer) (options, error) {
 	o := options{
 		services: 5000, endpoints: 50, rounds: 5, changes: 200, budget: 40 * time.Second, busy: 10 * time.Second, rest: 2 * time.Second, patience: 3 * time.Minute,
 		sizes: []int{100, 1000, 5000, 10_000, 50_000}, sizeEndpoints: 10, large: 100_000, roll: 1000,
+		seldom:      map[string]int{"roll": 3, "busy": 2, "early": 2},
 		packetSizes: []int{1, 100, 10_000}, packetTime: time.Second, flows: 10_000, queryTime: 3 * time.Second,
 	}
 	fs := flag.NewFlagSet("bench", flag.ContinueOnError)
@@ -159,6 +161,7 @@ func parse(args []string, log io.Writer) (options, error) {
 func (o *options) small() {
 	o.services, o.endpoints, o.rounds, o.changes = 200, 10, 2, 20
 	o.budget, o.busy, o.rest, o.patience = 3*time.Second, 3*time.Second, time.Second/2, 30*time.Second
+	o.seldom = map[string]int{"roll": 1, "busy": 1, "early": 1, "restart": 1}
 	o.sizes, o.large, o.roll = []int{20, 500}, 1000, 100
 	o.packetSizes, o.packetTime, o.flows = []int{100}, 300*time.Millisecond, 2000
 	o.queryTime = 500 * time.Millisecond
