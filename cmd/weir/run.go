@@ -63,7 +63,7 @@ func run(cmd *cobra.Command, options *config.Options) error {
 		logger.Info("Configuration: " + string(w))
 	}
 	if cfg.InitOnly {
-		return initialize(cfg)
+		return setConntrack(cfg) // the OOM score would end with this process
 	}
 	for {
 		next, err := runUntilChange(cmd.Context(), options, cfg, cmd.Flags())
@@ -74,7 +74,7 @@ func run(cmd *cobra.Command, options *config.Options) error {
 	}
 }
 
-// initialize does what needs more than CAP_NET_ADMIN.
+// initialize does what a container may not without further privileges.
 func initialize(cfg *config.Config) error {
 	return errors.Join(setOOMScore(cfg.OOMScoreAdj), setConntrack(cfg))
 }
@@ -98,6 +98,7 @@ func setConntrack(cfg *config.Config) error {
 		UDPTimeout:            &c.UDPTimeout,
 		UDPStreamTimeout:      &c.UDPStreamTimeout,
 		TCPBeLiberal:          c.TCPBeLiberal,
+		Dir:                   cfg.SysctlDir,
 	})
 }
 
@@ -110,7 +111,7 @@ func runUntilChange(ctx context.Context, options *config.Options, cfg *config.Co
 	if err := initialize(cfg); err != nil && !errors.Is(err, unix.EPERM) && !errors.Is(err, unix.EACCES) && !errors.Is(err, unix.EROFS) {
 		logger.Error(err, "Setting kernel parameters")
 	} else if err != nil {
-		logger.Info("Kernel parameters stay as they are: weir run --init-only sets them with full privileges", "reason", err)
+		logger.Info("Kernel parameters stay as they are: weir run --init-only sets them before, with --sysctl-dir where /proc/sys is read-only", "reason", err)
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

@@ -36,7 +36,8 @@ type Config struct {
 	Socket              string         // path of the control socket; "": none
 
 	Conntrack   Conntrack
-	OOMScoreAdj int // of this process, -1000 to 1000
+	SysctlDir   string // where /proc/sys is; "": there
+	OOMScoreAdj int    // of this process, -1000 to 1000
 
 	// FeatureGates are those that were set and have an effect here. Ask Enabled.
 	FeatureGates map[string]bool

@@ -291,6 +291,7 @@ func TestMeaning(t *testing.T) {
 		{"flag: manifests", "", []string{"--manifests=/m", "--service-cidr=10.96.0.0/12", "--service-cidr=fd00::/112"}, func(c *Config) {
 			c.Source.Manifests, c.Source.ServiceCIDRs = "/m", prefixes("10.96.0.0/12", "fd00::/112")
 		}},
+		{"flag: sysctls elsewhere", "", []string{"--sysctl-dir=/host/proc/sys"}, func(c *Config) { c.SysctlDir = "/host/proc/sys" }},
 		{"flag: what to do", "", []string{"--init-only", "--cleanup", "--write-config-to=/w", "--version"}, func(c *Config) {
 			c.InitOnly, c.Cleanup, c.WriteConfigTo, c.ShowVersion = true, true, "/w", true
 		}},

@@ -27,6 +27,7 @@ var settings = []setting{
 	{"bindAddressHardFail", false, func(c *Config) any { return c.BindAddressHardFail }},
 	{"enableProfiling", false, func(c *Config) any { return c.Profiling }},
 	{"conntrack", true, func(c *Config) any { return c.Conntrack }},
+	{"--sysctl-dir", false, func(c *Config) any { return c.SysctlDir }},
 	{"oomScoreAdj", true, func(c *Config) any { return c.OOMScoreAdj }},
 	{"featureGates", false, func(c *Config) any { return c.FeatureGates }},
 	{"logging.verbosity", true, func(c *Config) any { return c.Logging.Verbosity }},

@@ -248,6 +248,7 @@ func (c *Config) ownFlags() []string {
 	add("reset-stale-tcp", "true", c.ResetStaleTCP)
 	add("socket", c.Socket, c.Socket != DefaultSocket)
 	add("replace-kube-proxy", "true", c.ReplaceKubeProxy)
+	add("sysctl-dir", c.SysctlDir, c.SysctlDir != "")
 	return flags
 }
 

@@ -133,7 +133,8 @@ func (o *Options) addOwnFlags(fs *pflag.FlagSet) {
 		"It is watched. kube-proxy's flags for what it could say are then ignored. Default: none.")
 	fs.StringVar(&o.own.WriteConfigTo, "write-config-to", "", "Write the effective configuration to this file and exit. Default: do not.")
 	fs.BoolVar(&o.own.Cleanup, "cleanup", false, "Remove Weir's tables and exit, as 'weir cleanup' does. Default: false.")
-	fs.BoolVar(&o.own.InitOnly, "init-only", false, "Do what needs full privileges (sysctls) and exit. Then it can be run again with CAP_NET_ADMIN alone. Default: false.")
+	fs.BoolVar(&o.own.InitOnly, "init-only", false, "Set the kernel's parameters (sysctls) and exit. Then it can be run again where it may not write to them. Default: false.")
+	fs.StringVar(&o.own.SysctlDir, "sysctl-dir", "", "Directory in which to set the kernel's parameters, for a container whose own /proc/sys is read-only. Default: /proc/sys.")
 	fs.BoolVar(&o.own.ShowVersion, "version", false, "Print the version and exit. Default: false.")
 
 	fs.StringVar(&o.hostname, "hostname-override", "", "The name of this machine's Node. Default: the host name, in lower case.")

@@ -220,6 +220,7 @@ func (o *Options) overlay(r *resolver, c *Config) {
 	own := &o.own
 	c.Source.Manifests, c.Source.Master = own.Source.Manifests, own.Source.Master
 	c.ResetStaleTCP, c.ReplaceKubeProxy, c.Socket = own.ResetStaleTCP, own.ReplaceKubeProxy, own.Socket
+	c.SysctlDir = own.SysctlDir
 	c.ShowVersion, c.WriteConfigTo, c.Cleanup, c.InitOnly = own.ShowVersion, own.WriteConfigTo, own.Cleanup, own.InitOnly
 	if c.ServiceMetrics = own.ServiceMetrics; c.ServiceMetrics < 0 {
 		r.fault(field.Invalid(field.NewPath("--service-metrics"), c.ServiceMetrics, "must be a number of services, or 0 to count nothing"))

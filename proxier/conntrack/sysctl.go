@@ -23,7 +23,7 @@ type SysctlConfig struct {
 	UDPStreamTimeout      *time.Duration
 	TCPBeLiberal          bool // false leaves it alone
 
-	Root string // of the file system, for tests; default "/"
+	Dir  string // where /proc/sys is; default there
 	CPUs int    // default: what the machine has
 }
 
@@ -41,11 +41,11 @@ const bucketsPer = 4
 func Setup(cfg SysctlConfig) error {
 	var errs []error
 	set := func(name string, value int64) {
-		errs = append(errs, cfg.set(filepath.Join("proc/sys/net/netfilter", name), value, false))
+		errs = append(errs, cfg.set(name, value, false))
 	}
 	if n := cfg.entries(); n > 0 {
 		set("nf_conntrack_max", n)
-		errs = append(errs, cfg.set("sys/module/nf_conntrack/parameters/hashsize", n/bucketsPer, true))
+		errs = append(errs, cfg.set("nf_conntrack_buckets", n/bucketsPer, true))
 	}
 	for _, timeout := range []struct {
 		name  string
@@ -87,12 +87,12 @@ func (cfg *SysctlConfig) entries() int64 {
 }
 
 // set writes a value to a file unless it is there already, or, with atLeast, more than that.
-func (cfg *SysctlConfig) set(path string, value int64, atLeast bool) error {
-	root := cfg.Root
-	if root == "" {
-		root = "/"
+func (cfg *SysctlConfig) set(name string, value int64, atLeast bool) error {
+	dir := cfg.Dir
+	if dir == "" {
+		dir = "/proc/sys"
 	}
-	path = filepath.Join(root, path)
+	path := filepath.Join(dir, "net/netfilter", name)
 	text := strconv.FormatInt(value, 10)
 	b, err := os.ReadFile(path)
 	if err == nil {
@@ -122,5 +122,5 @@ func remedy(err error) string {
 	if errors.Is(err, fs.ErrNotExist) {
 		return "load the kernel module nf_conntrack first"
 	}
-	return "let the container write there (securityContext.privileged: true), or set the value on the host and leave the setting out of the configuration (maxPerCore: 0, timeouts: 0s)"
+	return "mount the host's /proc/sys/net/netfilter somewhere in the container and name that with --sysctl-dir, or set the value on the host and leave the setting out of the configuration (maxPerCore: 0, timeouts: 0s)"
 }

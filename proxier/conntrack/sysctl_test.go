@@ -13,12 +13,12 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-const netfilter = "proc/sys/net/netfilter/"
+const netfilter = "net/netfilter/"
 
 func TestSetup(t *testing.T) {
 	before := map[string]string{
 		netfilter + "nf_conntrack_max":                     "262144",
-		"sys/module/nf_conntrack/parameters/hashsize":      "65536",
+		netfilter + "nf_conntrack_buckets":                 "65536",
 		netfilter + "nf_conntrack_tcp_timeout_established": "432000",
 		netfilter + "nf_conntrack_tcp_timeout_close_wait":  "60",
 		netfilter + "nf_conntrack_udp_timeout":             "30",
@@ -27,7 +27,7 @@ func TestSetup(t *testing.T) {
 	}
 	const (
 		maxFile  = netfilter + "nf_conntrack_max"
-		hashFile = "sys/module/nf_conntrack/parameters/hashsize"
+		hashFile = netfilter + "nf_conntrack_buckets"
 	)
 	size := func(perCore, min int32, cpus int) SysctlConfig {
 		return SysctlConfig{MaxPerCore: &perCore, Min: &min, CPUs: cpus}
@@ -62,9 +62,9 @@ func TestSetup(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			test.cfg.Root = t.TempDir()
+			test.cfg.Dir = t.TempDir()
 			for path, value := range before {
-				path = filepath.Join(test.cfg.Root, path)
+				path = filepath.Join(test.cfg.Dir, path)
 				if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(value+"\n"), 0o644)); err != nil {
 					t.Fatal(err)
 				}
@@ -75,7 +75,7 @@ func TestSetup(t *testing.T) {
 			want, got := maps.Clone(before), map[string]string{}
 			maps.Copy(want, test.want)
 			for path := range want {
-				b, err := os.ReadFile(filepath.Join(test.cfg.Root, path))
+				b, err := os.ReadFile(filepath.Join(test.cfg.Dir, path))
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -90,11 +90,11 @@ func TestSetup(t *testing.T) {
 
 func TestSetupNames(t *testing.T) {
 	n := int32(1000)
-	err := Setup(SysctlConfig{MaxPerCore: &n, CPUs: 3, TCPBeLiberal: true, Root: t.TempDir()})
+	err := Setup(SysctlConfig{MaxPerCore: &n, CPUs: 3, TCPBeLiberal: true, Dir: t.TempDir()})
 	if !errors.Is(err, fs.ErrNotExist) {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"nf_conntrack_max to 3000", "hashsize to 750", "nf_conntrack_tcp_be_liberal to 1", "load the kernel module"} {
+	for _, want := range []string{"nf_conntrack_max to 3000", "nf_conntrack_buckets to 750", "nf_conntrack_tcp_be_liberal to 1", "load the kernel module"} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("%v\nlacks %q", err, want)
 		}
