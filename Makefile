@@ -4,11 +4,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo deve
 export CGO_ENABLED := 0
 GO := go
 
-<<<<<<< HEAD
-.PHONY: build demo test prepare peers lint unit fuzz bench bench-quick bench-dataplane bench-check bench-prepare docs clean
-=======
-.PHONY: build demo test prepare peers lint unit fuzz bench bench-quick bench-dataplane bench-check image deploy-check clean
->>>>>>> 98d4191 (deploy: manifests, the image and alerts, tried against an API server)
+.PHONY: build demo test prepare peers lint unit fuzz bench bench-quick bench-dataplane bench-check bench-prepare image deploy-check docs clean
 
 build: ## bin/weir, one static binary
 	$(GO) build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o bin/weir ./cmd/weir
@@ -16,11 +12,7 @@ build: ## bin/weir, one static binary
 demo: build ## a node, clients and backends in namespaces of their own; needs root
 	$(GO) run ./deploy/demo
 
-<<<<<<< HEAD
-test: prepare build lint peers bench-check unit fuzz ## everything
-=======
-test: prepare build lint bench-check peers unit deploy-check fuzz ## everything
->>>>>>> 98d4191 (deploy: manifests, the image and alerts, tried against an API server)
+test: prepare build lint peers bench-check unit deploy-check fuzz ## everything
 
 prepare: ## what the tests need from the system
 	@hack/prepare.sh
@@ -67,10 +59,9 @@ bench-check: ## what one change costs, counted; and the benchmarks' own tests
 	cd bench && $(CURDIR)/bin/staticcheck ./...
 	$(GO) test -C bench ./...
 
-<<<<<<< HEAD
 docs: ## the parts of docs/ that are made from the program; make test compares them
 	UPDATE_DOCS=1 $(GO) test ./cmd/weir ./internal/config -count=1 -run Reference
-=======
+
 image: ## bin/weir-image.tar, for amd64 and arm64, in OCI layout; no container daemon
 	$(GO) run -C deploy/tools ./cmd/weir-image --out $(CURDIR)/bin/weir-image.tar --version $(VERSION)
 
@@ -78,7 +69,6 @@ deploy-check: ## manifests, image and alerts, tried; go test does not see their 
 	$(GO) vet -C deploy/tools ./...
 	cd deploy/tools && $(CURDIR)/bin/staticcheck ./...
 	$(GO) test -C deploy/tools -count=1 -p 1 ./...
->>>>>>> 98d4191 (deploy: manifests, the image and alerts, tried against an API server)
 
 clean:
 	rm -rf bin
