@@ -110,13 +110,14 @@ func dashed(a netip.Addr) string {
 	return s
 }
 
-// undash reads the address of a pod's name: 10-1-2-3, or fd00--5. It allocates nothing.
+// undash reads the address of a pod's name: 10-1-2-3, or fd00--5. One of IPv4 written in IPv6 is IPv4. It
+// allocates nothing.
 func undash(label []byte) (netip.Addr, bool) {
 	if a, ok := undash4(label); ok {
 		return netip.AddrFrom4(a), true
 	}
 	a, ok := undash6(label)
-	return netip.AddrFrom16(a), ok
+	return netip.AddrFrom16(a).Unmap(), ok
 }
 
 func undash4(label []byte) (a [4]byte, ok bool) {

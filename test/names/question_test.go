@@ -105,6 +105,9 @@ func (s *knownService) names(name string) (list []string) {
 	for _, first := range []string{"x", "_tcp", "_udp", "_sctp", "tcp", "_http._tcp", "_x._udp", "http.tcp", "sql.tcp", "_http.tcp", "a.b.c"} {
 		list = append(list, first+"."+full)
 	}
+	if len(short) == 63 {
+		short = short[1:]
+	}
 	list = append(list, short+"x."+space+".svc.cluster.local.", short+"."+space+".pod.cluster.local.", short+".missing.svc.cluster.local.", full+"default.svc.cluster.local.")
 	for _, port := range sortedKeys(s.ports) {
 		list = append(list, port+"."+full, port+"."+full, "x."+port+"."+full, strings.ReplaceAll(port, "_", "")+"."+full)
@@ -125,6 +128,39 @@ var (
 	elsewhereTypes = []uint16{dns.TypeA, dns.TypeA, dns.TypeAAAA, dns.TypeTXT, dns.TypeMX}
 	sizes          = []int{-1, -1, -1, -1, 512, 1232, 1232, 4096, 65535, 0}
 )
+
+// certain are questions that show what random ones may leave out.
+var certain = []question{
+	{name: "dns-version.cluster.local.", qtype: dns.TypeA, edns: -1},
+	{name: "x.10-1-2-3.default.pod.cluster.local.", qtype: dns.TypeA, edns: -1},
+	{name: "10-1-2-3.default.pod.cluster.local.", qtype: dns.TypeSRV, edns: -1},
+	{name: "cluster.local.", qtype: dns.TypeNS, edns: -1},
+	{name: "ns.dns.cluster.local.", qtype: dns.TypeA, edns: -1},
+	{name: "ns.dns.cluster.local.", qtype: dns.TypeAAAA, edns: -1},
+	{name: "ip6.arpa.", qtype: dns.TypePTR, edns: -1},
+	{name: "dns.odd.svc.cluster.local.", qtype: dns.TypeANY, edns: -1},
+	{name: "dns.odd.svc.cluster.local.", qtype: dns.TypeSRV, edns: -1},
+	{name: "dns.odd.svc.cluster.local.", qtype: dns.TypeAXFR, edns: -1},
+	{name: "dns.odd.svc.cluster.local.", qtype: dns.TypeA, class: dns.ClassCHAOS, edns: -1},
+	{name: "dns.odd.svc.cluster.local.", qtype: dns.TypeA, edns: 1232, do: true, version: 1},
+	{name: "missing.odd.svc.cluster.local.", qtype: dns.TypeSOA, edns: -1},
+	{name: "_tcp.dns.odd.svc.cluster.local.", qtype: dns.TypeA, edns: -1},
+	{name: "dns.udp.dns.odd.svc.cluster.local.", qtype: dns.TypeSRV, edns: -1},
+	{name: "10-244-200-1.dns.odd.svc.cluster.local.", qtype: dns.TypeA, edns: -1},
+	{name: "1.200.244.10.in-addr.arpa.", qtype: dns.TypePTR, edns: -1},
+	{name: "1.203.244.10.in-addr.arpa.", qtype: dns.TypePTR, edns: -1},
+	{name: "1.203.244.10.in-addr.arpa.", qtype: dns.TypeA, edns: -1},
+	{name: "set.odd.svc.cluster.local.", qtype: dns.TypeSRV, edns: -1},
+	{name: "set-0.set.odd.svc.cluster.local.", qtype: dns.TypeSRV, edns: -1},
+	{name: "to-self.odd.svc.cluster.local.", qtype: dns.TypeA, edns: -1},
+	{name: "to-a.odd.svc.cluster.local.", qtype: dns.TypeAAAA, edns: -1},
+	{name: "to-world-fail.odd.svc.cluster.local.", qtype: dns.TypeA, edns: -1},
+	{name: "to-missing.odd.svc.cluster.local.", qtype: dns.TypeA, edns: -1},
+	{name: "to-dns.odd.svc.cluster.local.", qtype: dns.TypeTXT, edns: -1},
+	{name: "bigger.odd.svc.cluster.local.", qtype: dns.TypeA, edns: -1},
+	{name: "big.odd.svc.cluster.local.", qtype: dns.TypeA, edns: 4096},
+	{name: "bigger.odd.svc.cluster.local.", qtype: dns.TypeSRV, edns: 1232},
+}
 
 // next draws a question.
 func (a *asker) next() question {
