@@ -98,9 +98,28 @@ func (r *Reader) Each(f func(Set, Element)) (whole bool, err error) {
 	return whole, nil
 }
 
+// listingTries is how often a short listing is begun that syncs interrupt.
+const listingTries = 100
+
+// undisturbed repeats a short listing until no sync has come in between.
+func undisturbed(list func() error) (err error) {
+	for range listingTries {
+		if err = list(); !errors.Is(err, errInterrupted) {
+			break
+		}
+	}
+	return err
+}
+
+// timeouts lists the affinity timeouts of a table.
+func (r *Reader) timeouts(fam *family, table string) (timeouts map[time.Duration]bool, err error) {
+	err = undisturbed(func() error { timeouts, err = r.c.affinityTimeouts(fam, table); return err })
+	return timeouts, err
+}
+
 // sets lists the sets of a table.
 func (r *Reader) sets(fam *family, table string) ([]named, error) {
-	timeouts, err := r.c.affinityTimeouts(fam, table)
+	timeouts, err := r.timeouts(fam, table)
 	if err != nil {
 		return nil, err
 	}
@@ -120,7 +139,7 @@ func (r *Reader) sets(fam *family, table string) ([]named, error) {
 // each reads one set. Ranges are gathered first, since their ends come apart.
 func (r *Reader) each(fam *family, table string, s named, f func(Set, Element)) (whole bool, err error) {
 	if schemas[s.set].interval() {
-		elements, err := r.c.elements(fam, table, s.set, 0)
+		elements, err := r.ranges(fam, table, s.set)
 		for _, e := range elements {
 			f(s.set, e)
 		}
@@ -146,17 +165,28 @@ func (r *Reader) each(fam *family, table string, s named, f func(Set, Element)) 
 	return true, nil
 }
 
+func (r *Reader) ranges(fam *family, table string, set Set) (list []Element, err error) {
+	err = undisturbed(func() error { list, err = r.c.elements(fam, table, set, 0); return err })
+	return list, err
+}
+
 // Ranges returns the elements of a set of ranges.
 func (r *Reader) Ranges(set Set) ([]Element, error) {
 	var all []Element
 	for _, fam := range r.of.families {
-		elements, err := r.c.elements(fam, r.table(fam), set, 0)
+		elements, err := r.ranges(fam, r.table(fam), set)
 		if err != nil {
 			return nil, err
 		}
 		all = append(all, elements...)
 	}
 	return all, nil
+}
+
+// rules counts the rules of a table.
+func (r *Reader) rules(fam *family, name string) (n int, err error) {
+	err = undisturbed(func() error { n, err = r.c.countRules(fam, name); return err })
+	return n, err
 }
 
 // Rules reports how the tables and the number of their rules differ from the layout; nil: they do not.
@@ -172,11 +202,11 @@ func (r *Reader) Rules() (faults []string, err error) {
 			faults = append(faults, fmt.Sprintf("there is no table %s %s", fam.name, Table))
 			continue
 		}
-		timeouts, err := r.c.affinityTimeouts(fam, name)
+		timeouts, err := r.timeouts(fam, name)
 		if err != nil {
 			return nil, err
 		}
-		rules, err := r.c.countRules(fam, name)
+		rules, err := r.rules(fam, name)
 		if err != nil {
 			return nil, fmt.Errorf("list the rules of table %s %s: %w", fam.name, name, err)
 		}

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math/big"
+	"math/bits"
 	"net/netip"
 	"slices"
 	"strings"
@@ -122,7 +123,8 @@ type walker struct {
 	registers [20 * 4]byte // from NFT_REG32_00 on
 	loaded    string       // what the registers were loaded with, in nft's words
 	asked     []string     // what the rule at hand has asked so far
-	quiet     bool         // nobody wants to know of either
+	masked    string       // the length of the prefix that was cut out last, as /16; "" if none was
+	quiet     bool         // nobody wants to know of any of these
 
 	out   Walk
 	draws []draw
@@ -260,7 +262,7 @@ func (w *walker) load(register uint32, value []byte, words string) (ending, stri
 		return matched, "", "", nil
 	}
 	if register == firstRegister || w.loaded == "" {
-		w.loaded = words
+		w.loaded, w.masked = words, ""
 	} else {
 		w.loaded += " . " + words
 	}
@@ -331,6 +333,11 @@ func (w *walker) mask(e *expr.Bitwise) (ending, string, string, error) {
 	for k := range int(e.Len) {
 		out[k] = in[k]&e.Mask[k] ^ e.Xor[k]
 	}
+	ones := 0
+	for _, b := range e.Mask {
+		ones += bits.OnesCount8(b)
+	}
+	w.masked = fmt.Sprintf("/%d", ones)
 	return matched, "", "", nil
 }
 
@@ -355,7 +362,7 @@ func (w *walker) comparison(e *expr.Cmp) string {
 		return "ct status is not dnat"
 	}
 	if a, ok := netip.AddrFromSlice(e.Data); ok && len(e.Data) == w.fam.addrLen {
-		return fmt.Sprintf("ip saddr %s in the range of %s", w.loaded, a)
+		return fmt.Sprintf("ip saddr %s in %s%s", w.loaded, a, w.masked)
 	}
 	return fmt.Sprintf("%s = %s", w.loaded, Protocol(e.Data[0]))
 }

@@ -69,6 +69,9 @@ func listen(path string) (net.Listener, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, err
 	}
+	if info, err := os.Lstat(path); err == nil && info.Mode().Type() != os.ModeSocket {
+		return nil, fmt.Errorf("%s is there, and is no socket: remove it, or give another --socket", path)
+	}
 	conn, err := net.DialTimeout("unix", path, time.Second)
 	switch {
 	case err == nil:
@@ -79,7 +82,7 @@ func listen(path string) (net.Listener, error) {
 			return nil, err
 		}
 	case !errors.Is(err, os.ErrNotExist):
-		return nil, err // a file of another kind, for example
+		return nil, err
 	}
 	l, err := net.Listen("unix", path)
 	if err != nil {

@@ -75,7 +75,14 @@ func printTrace(out *screen, t *api.Trace) {
 		out.table("  ", rows)
 	}
 	rows := [][]string{{"CHAIN", "ASKED", "RESULT"}}
-	for _, s := range t.Steps {
+	for k := 0; k < len(t.Steps); {
+		s, alike := t.Steps[k], 1
+		for k+alike < len(t.Steps) && t.Steps[k+alike] == s { // draws that follow each other
+			alike++
+		}
+		if k += alike; alike > 1 {
+			s.Result += fmt.Sprintf(" (%d times)", alike)
+		}
 		rows = append(rows, []string{s.Chain, dash(s.Asked), s.Result})
 	}
 	out.table("  ", rows)

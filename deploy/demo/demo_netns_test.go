@@ -201,12 +201,13 @@ func TestNetnsDemo(t *testing.T) {
 		}
 	}
 	for _, line := range []string{
-		`ip netns exec weir-[-.\w]+ \S+ status \\$`,
+		`ip netns exec weir-[-.\w]+ \\$`,
+		`\S+/weir status \\$`,
 		`healthy$`,
-		`ip netns exec weir-[-.\w]+ \S+ services web \\$`,
+		`\S+/weir services web \\$`,
 		`  default/web$`,
 		`10\.244\.1\.10:8080 +node \(this\) +- +ready +0`,
-		`ip netns exec weir-[-.\w]+ \S+ trace 10\.244\.1\.12 tcp 10\.96\.0\.10:80 \\$`,
+		`\S+/weir trace 10\.244\.1\.12 tcp 10\.96\.0\.10:80 \\$`,
 		`10\.244\.1\.12 \(pod, comes in by \S+\) to tcp 10\.96\.0\.10:80: TRANSLATED`,
 		`--socket \S+/weir\.sock$`,
 	} {

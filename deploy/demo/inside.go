@@ -79,9 +79,9 @@ func (d *demo) inside(ctx context.Context) error {
 	return nil
 }
 
-// inviting is how a reader asks the same, in two lines.
+// inviting is how a reader asks the same, in lines that fit the screen.
 func (d *demo) inviting(args []string) []string {
-	return []string{d.within("node") + strings.Join(append([]string{d.weir}, args...), " "), "--socket " + d.socket()}
+	return []string{strings.TrimSpace(d.within("node")), d.weir + " " + strings.Join(args, " "), "--socket " + d.socket()}
 }
 
 // cutLine makes a line fit the screen.
