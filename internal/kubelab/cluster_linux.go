@@ -53,6 +53,7 @@ type Cluster struct {
 	cfg       Config
 	removeDir bool
 	ca        []byte
+	etcdURL   string // as seen in the host
 	etcd, api *daemon
 	client    kubernetes.Interface
 }
@@ -132,16 +133,16 @@ func (c *Cluster) start(ctx context.Context) error {
 		return err
 	}
 
-	etcdURL := "http://127.0.0.1:" + ports.etcd
+	c.etcdURL = "http://127.0.0.1:" + ports.etcd
 	peerURL := "http://127.0.0.1:" + ports.etcdPeer
 	c.etcd = newDaemon(c.cfg.Host, c.cfg.BinDir, dir, "etcd",
 		"--name=lab", "--data-dir="+filepath.Join(dir, "etcd"), "--unsafe-no-fsync", "--log-level=warn",
-		"--listen-client-urls="+etcdURL, "--advertise-client-urls="+etcdURL,
+		"--listen-client-urls="+c.etcdURL, "--advertise-client-urls="+c.etcdURL,
 		"--listen-peer-urls="+peerURL, "--initial-advertise-peer-urls="+peerURL, "--initial-cluster=lab="+peerURL,
 		"--quota-backend-bytes=8589934592", // 50,000 services and their history are more than the default of 2 GB
 	)
 	args := []string{
-		"--etcd-servers=" + etcdURL, "--secure-port=" + ports.api,
+		"--etcd-servers=" + c.etcdURL, "--secure-port=" + ports.api,
 		"--tls-cert-file=" + keys.certFile, "--tls-private-key-file=" + keys.keyFile,
 		"--service-account-issuer=https://kubernetes.default.svc.cluster.local",
 		"--service-account-key-file=" + keys.accountPub, "--service-account-signing-key-file=" + keys.accountKey,

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -174,6 +175,61 @@ func TestMissingPeers(t *testing.T) {
 	}
 }
 
+// What is loaded cannot be told from what went through the API server.
+func TestLoad(t *testing.T) {
+	c, err := Start(t.Context(), Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	through, loaded := Population{Services: 1, Endpoints: 120}, Population{First: 1, Services: 150, Endpoints: 120}
+	if err := errors.Join(c.Populate(t.Context(), through), c.Load(t.Context(), loaded)); err != nil {
+		t.Fatal(err)
+	}
+	if got := streamSlices(t, c.Client()); len(got) != 302 {
+		t.Errorf("%d slices are streamed, want 302", len(got))
+	}
+	ctx, client := t.Context(), c.Client()
+	services := func(name string) any {
+		s, err := client.CoreV1().Services("default").Get(ctx, name, metav1.GetOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		plain(&s.ObjectMeta)
+		s.Spec.ClusterIP, s.Spec.ClusterIPs = "", nil
+		return s
+	}
+	slices := func(service string) any {
+		s, err := client.DiscoveryV1().EndpointSlices("default").Get(ctx, service+"-1", metav1.GetOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		plain(&s.ObjectMeta)
+		s.Labels[discoveryv1.LabelServiceName], s.Endpoints = "", s.Endpoints[:1]
+		s.Endpoints[0].Addresses = nil
+		return s
+	}
+	for what, get := range map[string]func(string) any{"Service": services, "EndpointSlice": slices} {
+		if diff := cmp.Diff(get(through.Name(0)), get(loaded.Name(150))); diff != "" {
+			t.Errorf("%s (-through the API server +loaded):\n%s", what, diff)
+		}
+	}
+	taken := loaded.Service(150)
+	taken.Name = "another"
+	if _, err := client.CoreV1().Services("default").Create(ctx, taken, metav1.CreateOptions{}); err == nil || !strings.Contains(err.Error(), "already allocated") {
+		t.Errorf("a second Service with the address of a loaded one: %v", err)
+	}
+}
+
+// plain takes out what differs between any two objects.
+func plain(m *metav1.ObjectMeta) {
+	*m = metav1.ObjectMeta{Namespace: m.Namespace, Labels: m.Labels, Annotations: m.Annotations}
+}
+
 func TestPopulation(t *testing.T) {
 	p := Population{Services: 2, Endpoints: 250}
 	slices := p.Slices(1)
@@ -196,15 +252,20 @@ func BenchmarkPopulate(b *testing.B) {
 	}
 	defer c.Close()
 	first := 0
-	for _, services := range []int{500, 5000} {
-		b.Run(fmt.Sprintf("services=%d", services), func(b *testing.B) {
-			for b.Loop() {
-				if err := c.Populate(b.Context(), Population{First: first, Services: services, Endpoints: 50}); err != nil {
-					b.Fatal(err)
+	for _, write := range []struct {
+		name string
+		do   func(context.Context, Population) error
+	}{{"through=api-server", c.Populate}, {"through=etcd", c.Load}} {
+		for _, services := range []int{500, 5000} {
+			b.Run(fmt.Sprintf("%s/services=%d", write.name, services), func(b *testing.B) {
+				for b.Loop() {
+					if err := write.do(b.Context(), Population{First: first, Services: services, Endpoints: 50}); err != nil {
+						b.Fatal(err)
+					}
+					first += services
 				}
-				first += services
-			}
-			b.ReportMetric(float64(services*b.N)/b.Elapsed().Seconds(), "services/s")
-		})
+				b.ReportMetric(float64(services*b.N)/b.Elapsed().Seconds(), "services/s")
+			})
+		}
 	}
 }

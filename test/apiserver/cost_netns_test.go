@@ -15,20 +15,15 @@ import (
 	"github.com/weir-project/weir/internal/netlab"
 )
 
-// writing is how long services may be written for TestNetnsCost. The API server takes some hundred a
-// second when it has a processor to itself.
-const writing = 45 * time.Second
-
 // TestNetnsCost counts the operations of a change, from the API to the kernel, in clusters of several
 // sizes: they are the same.
 func TestNetnsCost(t *testing.T) {
 	w := ownWorld(t, netlab.Config{}, kubelab.Config{})
 	d := newDaemon(t, w)
-	deadline := time.Now().Add(writing)
 	var first []int
 	population := kubelab.Population{Endpoints: 1}
 	for _, size := range []int{10, 1_000, 10_000} {
-		population.Services = w.populate(t, population, size, deadline)
+		population = w.grow(t, population, size)
 		from := d.size()
 		d.start()
 		cold := d.syncs(from)[0]
@@ -49,23 +44,18 @@ func TestNetnsCost(t *testing.T) {
 	}
 }
 
-// populate writes more services until there are size, or until the deadline, and returns how many there
-// are.
-func (w *world) populate(t *testing.T, p kubelab.Population, size int, deadline time.Time) int {
+// grow adds services to a population until there are size.
+func (w *world) grow(t *testing.T, p kubelab.Population, size int) kubelab.Population {
 	t.Helper()
 	begin := time.Now()
-	for p.First = p.Services; p.First < size; p.First += p.Services {
-		if p.First >= 2_000 && time.Now().After(deadline) {
-			t.Logf("this machine has no time for %d services", size)
-			break
-		}
-		p.Services = min(1_000, size-p.First)
-		if err := w.cluster.Populate(t.Context(), p); err != nil {
-			t.Fatal(err)
-		}
+	more := p
+	more.First, more.Services = p.Services, size-p.Services
+	if err := w.cluster.Load(t.Context(), more); err != nil {
+		t.Fatal(err)
 	}
-	t.Logf("%d services are written after another %s", p.First, time.Since(begin).Round(time.Millisecond))
-	return p.First
+	t.Logf("%d services are there after another %s", size, time.Since(begin).Round(time.Millisecond))
+	p.Services = size
+	return p
 }
 
 // count makes changes and returns the operations of each, and how long a sync took in the middle.

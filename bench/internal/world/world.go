@@ -146,7 +146,7 @@ func (w *World) Grow(ctx context.Context, n, eps int) error {
 	}
 	p := population(eps)
 	p.First, p.Services = w.services, n-w.services
-	if err := w.Cluster.Populate(ctx, p); err != nil {
+	if err := w.Cluster.Load(ctx, p); err != nil {
 		return err
 	}
 	w.services = n
