@@ -30,6 +30,7 @@ type Config struct {
 type Conn struct {
 	cfg      Config
 	families []*family
+	leases   leases
 	flags    uint32 // of tables: owner and persist, where the kernel has them
 	destroy  bool   // the kernel can delete elements that need not be there (6.3)
 
@@ -396,6 +397,9 @@ func (c *Conn) replaceFamily(ctx context.Context, fam *family, first, rest iter.
 		if err = c.adopt(fam, current); err == nil {
 			err = c.refill(fam, first, rest)
 		}
+		if err == nil {
+			err = c.carryLeases(fam, true)
+		}
 	default:
 		name := Table
 		if len(old) > 0 && old[0].name == Table {
@@ -437,7 +441,7 @@ func (c *Conn) build(ctx context.Context, fam *family, name string, first, rest 
 	if err := c.commit(b); err != nil {
 		return err
 	}
-	if err := c.refreshTable(fam); err != nil {
+	if err := errors.Join(c.refreshTable(fam), c.carryLeases(fam, true)); err != nil {
 		return err
 	}
 	b = c.newBatch()
@@ -457,7 +461,7 @@ func (c *Conn) build(ctx context.Context, fam *family, name string, first, rest 
 			return invalid(&op, err)
 		}
 		if b.elements >= chunk {
-			if err := errors.Join(ctx.Err(), c.commit(b)); err != nil {
+			if err := errors.Join(ctx.Err(), c.commit(b), c.carryLeases(fam, false)); err != nil {
 				return err
 			}
 			b = c.newBatch()
@@ -519,6 +523,9 @@ func (c *Conn) refillOnce(fam *family, first, rest iter.Seq[Op], forget bool) er
 		default:
 			appendFlush(&b.messages, fam, st.name, s.String())
 		}
+	}
+	if c.cfg.Layout.has(fam, dnsAlive) && !c.leases.any() {
+		appendFlush(&b.messages, fam, st.name, dnsAlive.String()) // of a process that was killed
 	}
 	stays := staying(intervals, first, rest)
 	if forget {

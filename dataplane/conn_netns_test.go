@@ -197,6 +197,8 @@ func TestNetnsListing(t *testing.T) {
 		"all":       {MasqueradeAll: true},
 		"no-detect": {},
 		"counting":  {CountConnections: true},
+		"dns":       dnsLayout,
+		"dns-all":   {DNS: DNS{Addrs: dnsLayout.DNS.Addrs[:1], Everybody: true}},
 	}
 	for name, layout := range layouts {
 		t.Run(name, func(t *testing.T) {

@@ -1,6 +1,7 @@
 package dataplane
 
 import (
+	"cmp"
 	"encoding/binary"
 	"fmt"
 	"net/netip"
@@ -56,6 +57,9 @@ func appendTable(m *messages, l *Layout, fam *family, name string, flags uint32)
 	if l.CountConnections {
 		appendSet(m, fam, name, connections.name, &connections, uint32(numSets)) // AffinityOf has no number
 	}
+	if l.has(fam, dnsAlive) {
+		appendSet(m, fam, name, schemas[dnsAlive].name, &schemas[dnsAlive], uint32(numSets)+1)
+	}
 	// The kernel hooks a base chain as soon as it has read that far, and its rules follow when it has
 	// read everything. What passes in between is let through, and remembered as not to be
 	// translated. So base chains come last, and everything that they lead to before.
@@ -93,7 +97,7 @@ func appendChain(m *messages, fam *family, table string, c chain) {
 		m.u32(unix.NFTA_HOOK_PRIORITY, uint32(c.priority))
 		m.unnest(hook)
 		m.u32(unix.NFTA_CHAIN_POLICY, nfAccept)
-		m.string(unix.NFTA_CHAIN_TYPE, "nat")
+		m.string(unix.NFTA_CHAIN_TYPE, cmp.Or(c.typ, "nat"))
 	}
 	m.end()
 }

@@ -34,6 +34,7 @@ type Layout struct {
 	MasqueradeAll bool // masquerade whatever goes to a cluster IP
 	// CountConnections counts the connections that are given an endpoint, by frontend; see Counters.
 	CountConnections bool
+	DNS              DNS
 }
 
 // detects reports whether the layout can tell pods in this family.
@@ -152,7 +153,7 @@ const (
 var frontendKey = []field{fieldProtocol, fieldAddr, fieldPort}
 
 // schemas are the sets in the order of their numbers. AffinityOf stands for one set per timeout.
-var schemas = [numSets]schema{
+var schemas = [numSets + 1]schema{
 	Services:       {name: "services", key: frontendKey, flags: verdictMap},
 	LocalServices:  {name: "local-services", key: frontendKey, flags: verdictMap},
 	Endpoints:      {name: "endpoints", key: append(frontendKey[:3:3], fieldSlot), data: []field{fieldAddr, fieldPort}},
@@ -167,11 +168,12 @@ var schemas = [numSets]schema{
 	Affinity: {name: "affinity", key: append([]field{fieldAddr}, frontendKey...), data: []field{fieldAddr, fieldPort},
 		flags: unix.NFT_SET_TIMEOUT | unix.NFT_SET_EVAL, size: maxAffinityEntries},
 	ServiceCIDRs: {name: "service-cidrs", key: []field{fieldAddr}, flags: unix.NFT_SET_INTERVAL},
+	dnsAlive:     {name: "dns-alive", key: frontendKey, flags: unix.NFT_SET_TIMEOUT},
 }
 
 // String returns the set's name in the kernel.
 func (s Set) String() string {
-	if s < numSets {
+	if int(s) < len(schemas) {
 		return schemas[s].name
 	}
 	return "set " + strconv.Itoa(int(s))
@@ -205,6 +207,7 @@ func affinityTimeout(name string) (time.Duration, bool) {
 type chain struct {
 	name     string
 	hook     string // "" unless a base chain: prerouting, input, output or postrouting
+	typ      string // of a base chain; "": nat
 	priority int32
 	rules    []rule
 }
@@ -245,10 +248,9 @@ func (l *Layout) chains(fam *family) []chain {
 		// untranslated would stay so for as long as its conntrack entry lives.
 		w.rule(w.frontend(), w.dispatch(Services)),
 	}}
-	unserved := chain{name: "unserved", rules: []rule{
+	unserved := chain{name: "unserved", rules: append(l.dnsRefuse(w),
 		w.rule(w.destination(), w.in(ClusterIPs), w.jumpTo("refuse")),
-		w.rule(w.destination(), w.in(ServiceCIDRs), w.drop()),
-	}}
+		w.rule(w.destination(), w.in(ServiceCIDRs), w.drop()))}
 
 	strangers := chain{name: "masquerade-strangers"}
 	if !l.MasqueradeAll {
@@ -257,28 +259,29 @@ func (l *Layout) chains(fam *family) []chain {
 		}
 	}
 	strangers.rules = append(strangers.rules, w.rule(w.masquerade()))
-	postrouting := chain{name: "postrouting", hook: "postrouting", priority: priorityPostrouting, rules: []rule{
-		w.rule(w.notTranslated(), w.ret()),
-	}}
+	postrouting := chain{name: "postrouting", hook: "postrouting", priority: priorityPostrouting}
+	postrouting.rules = append(l.dnsMasquerade(w, w.notTranslated()), w.rule(w.notTranslated(), w.ret()))
 	if l.CountConnections {
 		chains = append(chains, w.countChains()...)
 		postrouting.rules = append(postrouting.rules, w.rule(w.jump("count")))
 	}
+	postrouting.rules = append(postrouting.rules, w.rule(w.jump("remember")))
+	postrouting.rules = append(postrouting.rules, l.dnsMasquerade(w)...)
 	postrouting.rules = append(postrouting.rules,
-		w.rule(w.jump("remember")),
 		w.rule(w.sourceAndDestination(), w.in(Hairpin), w.masquerade()),
 		w.rule(w.originalFrontend(), w.in(SnatAlways), w.masquerade()),
 		w.rule(w.originalFrontend(), w.in(SnatNode), w.fromNode(), w.masquerade()))
 	if l.MasqueradeAll || l.detects(fam) {
 		postrouting.rules = append(postrouting.rules, w.rule(w.originalDestination(), w.in(ClusterIPs), w.jumpTo("masquerade-strangers")))
 	}
-	return append(chains, offCluster, dispatch, unserved, strangers,
+	chains = append(chains, offCluster, dispatch, unserved, strangers,
 		chain{name: "remember"}, // a rule per affinity timeout in use, see affinityRule
 		chain{name: "prerouting", hook: "prerouting", priority: priorityDispatch, rules: []rule{w.rule(w.jump("dispatch"))}},
 		chain{name: "output", hook: "output", priority: priorityDispatch, rules: []rule{w.rule(w.jump("dispatch"))}},
 		chain{name: "unserved-in", hook: "prerouting", priority: priorityUnserved, rules: []rule{w.rule(w.jump("unserved"))}},
 		chain{name: "unserved-out", hook: "output", priority: priorityUnserved, rules: []rule{w.rule(w.jump("unserved"))}},
 		postrouting)
+	return append(chains, l.dnsChains(w)...)
 }
 
 // rules returns how many rules the layout has, without those of affinity timeouts.

@@ -92,6 +92,11 @@ func (m *messages) u32(typ uint16, v uint32) {
 	m.b = binary.BigEndian.AppendUint32(m.b, v)
 }
 
+func (m *messages) u64(typ uint16, v uint64) {
+	m.header(typ, 8)
+	m.b = binary.BigEndian.AppendUint64(m.b, v)
+}
+
 // nest opens a nested attribute and returns its place for unnest.
 func (m *messages) nest(typ uint16) int {
 	at := len(m.b)

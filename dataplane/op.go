@@ -109,6 +109,8 @@ const (
 	Affinity                  // Frontend, Client -> Endpoint: written by the kernel; see Op
 	ServiceCIDRs              // Source: a range that cluster IPs are allocated from
 	numSets
+
+	dnsAlive = numSets // Frontend: leased, see Renew. Not for operations, and not in every layout
 )
 
 // Element is an element of one of the sets. Fields that the set does not use are zero.

@@ -70,11 +70,12 @@ func (c *Conn) tryTable(fam *family, flags uint32, more func(*batch)) error {
 // findMissing tries one expression after the other, to name what the kernel lacks.
 func (c *Conn) findMissing(fam *family, cause error) error {
 	w := words{fam}
-	features := []struct {
+	type feature struct {
 		name string
 		hook string
 		r    rule
-	}{
+	}
+	features := []feature{
 		{"chains of type nat (nft_chain_nat)", "prerouting", nil},
 		{"numgen (nft_numgen)", "", word(&expr.Numgen{Register: firstRegister, Modulus: 2, Type: unix.NFT_NG_RANDOM})},
 		{"fib (nft_fib_" + fam.name + ")", "prerouting", w.fromNode()},
@@ -84,6 +85,12 @@ func (c *Conn) findMissing(fam *family, cause error) error {
 		{"dnat (nft_nat)", "prerouting", word(
 			&expr.Immediate{Register: firstRegister, Data: make([]byte, fam.addrLen)},
 			&expr.NAT{Type: expr.NATTypeDestNAT, Family: uint32(fam.nfproto), RegAddrMin: firstRegister})},
+	}
+	if len(c.cfg.Layout.DNS.addrs(fam)) > 0 {
+		features = append(features, []feature{
+			{"socket wildcard (nft_socket), for --dns-address", "prerouting", w.specificSocket()},
+			{"notrack (nft_ct), for --dns-address", "", w.notrack()},
+		}...)
 	}
 	for _, f := range features {
 		err := c.tryTable(fam, 0, func(b *batch) {

@@ -182,18 +182,21 @@ func (c *Conn) retire(fam *family, t *table) error {
 	if err := c.takeOwnership(fam, t); err != nil {
 		return err
 	}
+	chains, err := c.baseChains(fam, t.name)
+	if err != nil {
+		return err
+	}
 	for _, last := range []bool{false, true} {
 		b := c.newBatch()
-		for _, chain := range c.cfg.Layout.chains(fam) {
-			if chain.hook != "" && (chain.hook == "postrouting") == last {
+		for _, chain := range chains {
+			if (chain.hook == "postrouting") == last {
 				b.begin(fam.nfproto, unix.NFT_MSG_DELRULE, 0)
 				b.string(unix.NFTA_RULE_TABLE, t.name)
 				b.string(unix.NFTA_RULE_CHAIN, chain.name)
 				b.end()
 			}
 		}
-		// A base chain that the other layout does not have is no reason to keep its table.
-		if err := c.commit(b); err != nil && !errors.Is(err, unix.ENOENT) {
+		if err := c.commit(b); err != nil {
 			return fmt.Errorf("empty the base chains of table %s %s: %w", fam.name, t.name, err)
 		}
 	}
@@ -203,6 +206,51 @@ func (c *Conn) retire(fam *family, t *table) error {
 		return fmt.Errorf("delete table %s %s: %w", fam.name, t.name, err)
 	}
 	return nil
+}
+
+// baseChains lists the base chains of a table, whatever layout it has.
+func (c *Conn) baseChains(fam *family, table string) ([]chain, error) {
+	var m messages
+	m.begin(fam.nfproto, unix.NFT_MSG_GETCHAIN, unix.NLM_F_DUMP)
+	m.end()
+	var chains []chain
+	err := c.sock.ask(&m, func(body []byte) error {
+		found, of, err := decodeChain(body)
+		if of == table && found.hook != "" {
+			chains = append(chains, found)
+		}
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list the chains of table %s %s: %w", fam.name, table, err)
+	}
+	return chains, nil
+}
+
+// decodeChain decodes the name and the hook of a chain, and the name of its table.
+func decodeChain(body []byte) (ch chain, table string, err error) {
+	err = attributes(body, func(ad *netlink.AttributeDecoder) error {
+		switch ad.Type() {
+		case unix.NFTA_CHAIN_TABLE:
+			table = ad.String()
+		case unix.NFTA_CHAIN_NAME:
+			ch.name = ad.String()
+		case unix.NFTA_CHAIN_HOOK:
+			return attributes(ad.Bytes(), func(ad *netlink.AttributeDecoder) error {
+				if ad.Type() == unix.NFTA_HOOK_HOOKNUM {
+					number := ad.Uint32()
+					for name, n := range hooks {
+						if n == number {
+							ch.hook = name
+						}
+					}
+				}
+				return nil
+			})
+		}
+		return nil
+	})
+	return ch, table, err
 }
 
 // affinityTimeouts lists the timeouts for which a table has a set.
