@@ -108,11 +108,14 @@ func (l *Layout) dnsMasquerade(w words, when ...[]expression) []rule {
 }
 
 // dnsRefuse refuses what nobody has translated and no lease let by: other ports of the address, which is
-// one of this node's, and clients that are not to be answered.
+// one of this node's, and clients that are not to be answered. The reset that refuses one of the node's
+// own packets has that address at both ends, and must not be refused in its turn.
 func (l *Layout) dnsRefuse(w words) []rule {
 	var rules []rule
 	for _, a := range l.DNS.addrs(w.fam) {
-		rules = append(rules, w.rule(w.destinationIs(a), w.jumpTo("refuse")))
+		rules = append(rules,
+			w.rule(w.sourceIs(a), w.protocolIs(unix.IPPROTO_TCP), w.isReset(), w.ret()),
+			w.rule(w.destinationIs(a), w.jumpTo("refuse")))
 	}
 	return rules
 }
@@ -330,4 +333,13 @@ func (w words) leavesNode() []expression {
 	lo := make([]byte, unix.IFNAMSIZ)
 	copy(lo, "lo")
 	return word(&expr.Meta{Key: expr.MetaKeyOIFNAME, Register: firstRegister}, &expr.Cmp{Op: expr.CmpOpNeq, Register: firstRegister, Data: lo})
+}
+
+// isReset holds for TCP packets with the flag RST.
+func (w words) isReset() []expression {
+	const rst = 1 << 2
+	return word(
+		&expr.Payload{DestRegister: firstRegister, Base: expr.PayloadBaseTransportHeader, Offset: 13, Len: 1},
+		&expr.Bitwise{SourceRegister: firstRegister, DestRegister: firstRegister, Len: 1, Mask: []byte{rst}, Xor: []byte{0}},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: firstRegister, Data: []byte{0}})
 }

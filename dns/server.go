@@ -72,7 +72,7 @@ func (s *Server) logOutcome(r *reply, client netip.AddrPort, o outcome) {
 	s.cfg.LogQuery(l)
 }
 
-// Server answers queries. It is for one Run.
+// Server answers queries. It is for one Run at a time.
 type Server struct {
 	cfg         ServerConfig
 	outstanding *outstanding

@@ -41,7 +41,8 @@ type daemon struct {
 
 	engine    *endpoints.Engine
 	source    runner
-	from      string // what the source reads, for people
+	from      string       // what the source reads, for people
+	cluster   *kube.Source // the source, if it is an API server
 	kernel    *dataplane.Conn
 	proxy     *proxier.Proxier
 	addresses *nodeAddresses
@@ -53,6 +54,7 @@ type daemon struct {
 	inspector *inspect.Inspector
 	events    events.EventRecorder // nil: nobody takes events
 	families  []endpoints.Family
+	dns       *nodeDNS // nil: not served here
 }
 
 // runner is a source of Services.
@@ -103,12 +105,12 @@ func (d *daemon) assemble(reporter endpoints.Reporter) (err error) {
 		Families: d.families, Timeout: 2 * cfg.SyncPeriod, Healthz: d.metrics.Healthz, Livez: d.metrics.Livez})
 	d.checks = health.NewServiceServers(health.ServiceConfig{Healthy: d.health.Healthy, Failed: d.checkFailed})
 
-	machine, err := nodeaddrs.List(0)
+	machine, err := nodeaddrs.List(0, cfg.DNS.Addrs...)
 	if err != nil {
 		return err
 	}
 	d.addresses = &nodeAddresses{
-		override: cfg.NodeIPs, fallback: primaryAddrs, nodePort: cfg.NodePortAddresses, logger: d.logger, machine: machine}
+		override: cfg.NodeIPs, fallback: d.primaryAddrs, nodePort: cfg.NodePortAddresses, logger: d.logger, machine: machine}
 	d.proxy, err = proxier.New(proxier.Config{
 		Source: d.engine, Kernel: d.kernel, Reporter: reporter, Observer: d, Flows: d.cleaner.Wants,
 		NoIPv6: !slices.Contains(d.families, endpoints.IPv6), NoExternalIPs: !cfg.Enabled("AllowServiceExternalIPs"), MinSyncPeriod: cfg.MinSyncPeriod})
@@ -119,7 +121,7 @@ func (d *daemon) assemble(reporter endpoints.Reporter) (err error) {
 	d.addresses.checks = d.checks.SetAddrs
 	d.addresses.setMachine(machine)
 	d.inspector = inspect.New(d.inspected())
-	return nil
+	return d.openDNS()
 }
 
 // openSource finds out where Services come from, and returns who is told of what is wrong with
@@ -132,7 +134,8 @@ func (d *daemon) openSource() (endpoints.Reporter, error) {
 		d.from = "the directory " + s.Manifests
 		d.source = manifests.NewSource(manifests.Config{
 			Dir: s.Manifests, Sink: d.engine, Reporter: reporter, NodeName: cfg.NodeName, ServiceCIDRs: s.ServiceCIDRs,
-			Primary: func() []netip.Addr { addrs, _ := primaryAddrs(); return addrs }, // addresses tells of an error
+			Primary: func() []netip.Addr { addrs, _ := d.primaryAddrs(); return addrs }, // addresses tells of an error
+			DNS:     len(cfg.DNS.Addrs) > 0,
 		})
 		return reporter, nil
 	}
@@ -156,7 +159,9 @@ func (d *daemon) openSource() (endpoints.Reporter, error) {
 		return nil, fmt.Errorf("send events: %w", err)
 	}
 	reporter := newProblemLog(d.logger, problemEvent(d.events))
-	d.source = kube.NewSource(kube.Config{Client: client, NodeName: cfg.NodeName, Sink: d.engine, Reporter: reporter})
+	d.cluster = kube.NewSource(kube.Config{
+		Client: client, NodeName: cfg.NodeName, Sink: d.engine, Reporter: reporter, DNS: len(cfg.DNS.Addrs) > 0})
+	d.source = d.cluster
 	return reporter, nil
 }
 
@@ -168,10 +173,10 @@ func (d *daemon) run() error {
 	}
 	cfg := d.cfg.Load()
 	serve := func(s health.Server) { d.group.Go(func() error { return s.Run(d.ctx) }) }
-	serve(health.Server{Name: "healthz", Addr: address(cfg.HealthzAddress), Handler: d.health.Handler(),
+	serve(health.Server{Name: "healthz", Addr: address(cfg.HealthzAddress), Handler: d.healthPages(),
 		HardFail: cfg.BindAddressHardFail, Failed: d.nodeEvent("FailedToStartProxierHealthcheck")})
 	serve(health.Server{Name: "metrics", Addr: address(cfg.MetricsAddress), HardFail: cfg.BindAddressHardFail,
-		Handler: metrics.Mux(metrics.Config{Version: version, Profiling: cfg.Profiling, Flags: d.flagz(), NoStatusz: !cfg.Enabled("ComponentStatusz")}),
+		Handler: metrics.Mux(metrics.Config{Version: version, Profiling: cfg.Profiling, Flags: d.flagz(), NoStatusz: !cfg.Enabled("ComponentStatusz"), Gatherer: d.gatherer()}),
 		Failed:  d.nodeEvent("FailedToStartMetricServer")})
 
 	if cfg.Socket != "" {
@@ -184,9 +189,11 @@ func (d *daemon) run() error {
 	d.group.Go(func() error { return d.proxy.Run(d.ctx) })
 	d.group.Go(func() error { return d.cleaner.Run(d.ctx) })
 	d.group.Go(func() error { return d.checks.Run(d.ctx) })
-	d.group.Go(func() error { return nodeaddrs.Watch(d.ctx, 0, d.addresses.setMachine) })
+	d.group.Go(func() error { return nodeaddrs.Watch(d.ctx, 0, d.addresses.setMachine, cfg.DNS.Addrs...) })
 	d.group.Go(func() error { return d.kernel.Watch(d.ctx, d.rulesetChanged) })
 	d.group.Go(d.takeOver)
+	d.group.Go(d.tidyAddresses)
+	d.runDNS()
 	if d.events != nil {
 		d.events.Eventf(d.nodeReference(), nil, v1.EventTypeNormal, "Starting", "StartWeir", "")
 	}
@@ -264,7 +271,9 @@ func (d *daemon) rulesetChanged(reason string) {
 	d.proxy.Invalidate()
 }
 
-func primaryAddrs() ([]netip.Addr, error) { return nodeaddrs.Primary(0) }
+func (d *daemon) primaryAddrs() ([]netip.Addr, error) {
+	return nodeaddrs.Primary(0, d.cfg.Load().DNS.Addrs...)
+}
 
 // hasIPv6 reports whether the network namespace has IPv6 at all.
 func hasIPv6() bool {

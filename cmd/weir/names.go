@@ -32,6 +32,11 @@ type nameConfig struct {
 	logQuery func(dns.QueryLog)
 	// listening is called whenever the sockets have been opened. Nil: nobody is.
 	listening func([]netip.AddrPort)
+	// prepare is called before the sockets are opened, once the zone is complete. Nil: there is nothing
+	// to prepare.
+	prepare func(context.Context) error
+	// retry is how long after a failure the sockets are opened again. 0: a failure is the end.
+	retry time.Duration
 }
 
 // nameServer is all that answers names, put together: the zone, who is asked for other names, the
@@ -106,8 +111,43 @@ func (n *nameServer) run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return n.forwarder.Run(ctx) })
 	group.Go(func() error { return n.zone.Run(ctx, n.names, n.recorder.Updated) })
-	group.Go(func() error { return n.server.Run(ctx) })
+	group.Go(func() error { return n.serve(ctx) })
 	return group.Wait()
+}
+
+// serve has the server answer, again and again if that is wanted.
+func (n *nameServer) serve(ctx context.Context) error {
+	for told := ""; ; {
+		err := n.serveOnce(ctx)
+		if err == nil || ctx.Err() != nil {
+			return nil
+		}
+		if n.cfg.retry == 0 {
+			return err
+		}
+		if err.Error() != told {
+			klog.FromContext(ctx).Error(err, "Names are not served here", "retry", n.cfg.retry)
+			told = err.Error()
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(n.cfg.retry):
+		}
+	}
+}
+
+func (n *nameServer) serveOnce(ctx context.Context) error {
+	if n.cfg.prepare != nil {
+		select {
+		case <-n.zone.Ready():
+		case <-ctx.Done():
+			return nil
+		}
+		if err := n.cfg.prepare(ctx); err != nil {
+			return err
+		}
+	}
+	return n.server.Run(ctx)
 }
 
 // logQuery returns what writes a line for each query.

@@ -140,6 +140,7 @@ func allMetrics(t *testing.T) []metric {
 	forwarding := dnsmetrics.NewForwarding(":53")
 	forwarding.Of(forward.New(forward.Options{}, forward.Config{}))
 	add("", forwarding)
+	add("", dnsmetrics.NewLeases(nil))
 	return out
 }
 

@@ -142,7 +142,7 @@ func runUntilChange(ctx context.Context, options *config.Options, cfg *config.Co
 
 // layout returns what the rules depend on, as far as the configuration says.
 func layout(cfg *config.Config) dataplane.Layout {
-	l := dataplane.Layout{MasqueradeAll: cfg.MasqueradeAll, CountConnections: cfg.ServiceMetrics > 0}
+	l := dataplane.Layout{MasqueradeAll: cfg.MasqueradeAll, CountConnections: cfg.ServiceMetrics > 0, DNS: dnsLayout(cfg.DNS)}
 	switch d := cfg.LocalDetection; d.Mode {
 	case config.DetectClusterCIDR:
 		l.Local.CIDRs = d.ClusterCIDRs

@@ -49,6 +49,8 @@ type Config struct {
 	ResetStaleTCP    bool // reset TCP connections to endpoints that are gone
 	ReplaceKubeProxy bool // remove kube-proxy's rules after the first sync
 
+	DNS DNS
+
 	// What to do instead of running, in this order of precedence.
 	ShowVersion   bool
 	WriteConfigTo string // write the configuration to this file and exit; "": do not

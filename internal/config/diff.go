@@ -37,6 +37,7 @@ var settings = []setting{
 	{"--reset-stale-tcp", false, func(c *Config) any { return c.ResetStaleTCP }},
 	{"--socket", false, func(c *Config) any { return c.Socket }},
 	{"--replace-kube-proxy", false, func(c *Config) any { return c.ReplaceKubeProxy }},
+	{"--dns-address", false, func(c *Config) any { return c.DNS }},
 }
 
 // loggingText is the part of the logging configuration that is applied once.

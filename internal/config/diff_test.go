@@ -74,6 +74,8 @@ func TestDiffSeesEveryField(t *testing.T) {
 			next.LocalDetection.ClusterCIDRs = prefixes("10.0.0.0/8")
 		case Conntrack:
 			next.Conntrack.TCPBeLiberal = true
+		case DNS:
+			next.DNS.Addrs = addrs("192.0.2.1")
 		case logsapi.LoggingConfiguration:
 			next.Logging.Format = "json"
 		default:

@@ -22,6 +22,7 @@ type Options struct {
 	nodeIPs      []string
 	serviceCIDRs []string
 	own          Config // what our own flags say, those above aside
+	dns          dnsOptions
 
 	// What kube-proxy's flags say.
 	proxy                      v1alpha1.KubeProxyConfiguration
@@ -44,6 +45,7 @@ func New() *Options {
 	o.logs = newFlagSet("logging")
 	o.addProxyFlags(o.proxyFlags, &o.proxy)
 	o.addOwnFlags(o.ownFlags)
+	o.dns.addFlags(o.ownFlags)
 	addLoggingFlags(o.logs, &o.logging)
 	return o
 }
@@ -237,6 +239,7 @@ func (o *Options) overlay(r *resolver, c *Config) {
 	}
 	o.overlaySource(r, c)
 	o.overlayNodeIPs(r, c)
+	o.overlayDNS(r, c)
 }
 
 func (o *Options) overlaySource(r *resolver, c *Config) {

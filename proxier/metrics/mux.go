@@ -7,6 +7,8 @@ import (
 	"net/http"
 	"net/http/pprof"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/spf13/pflag"
 	"k8s.io/component-base/configz"
 	"k8s.io/component-base/logs"
@@ -29,6 +31,8 @@ type Config struct {
 	NoStatusz bool
 	// Profiling adds /debug/pprof and /debug/flags/v (enableProfiling).
 	Profiling bool
+	// Gatherer has more to show on /metrics. Nil: nothing more.
+	Gatherer prometheus.Gatherer
 }
 
 // Mux serves what kube-proxy serves on its metrics address (cmd/kube-proxy/app/server.go,
@@ -40,7 +44,7 @@ func Mux(c Config) http.Handler {
 	defaultTo(&c.ProxyMode, "nftables")
 
 	m := &listingMux{ServeMux: http.NewServeMux()}
-	m.Handle("/metrics", legacyregistry.Handler())
+	m.Handle("/metrics", metricsPage(c.Gatherer))
 	slis.SLIMetricsWithReset{}.Install(m)
 	m.Handle("/healthz", http.HandlerFunc(healthz))
 	m.Handle("/healthz/ping", http.HandlerFunc(healthz))
@@ -56,6 +60,15 @@ func Mux(c Config) http.Handler {
 		profiling(m.ServeMux)
 	}
 	return m
+}
+
+// metricsPage shows what the process counts, and more.
+func metricsPage(more prometheus.Gatherer) http.Handler {
+	if more == nil {
+		return legacyregistry.Handler()
+	}
+	all := prometheus.Gatherers{legacyregistry.DefaultGatherer, more}
+	return promhttp.HandlerFor(all, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError})
 }
 
 func defaultTo(s *string, value string) {

@@ -35,17 +35,17 @@ func handle(ns int) (*netlink.Handle, error) {
 
 // List returns the machine's addresses in both families, sorted: without loopback, link-local and
 // host-scoped ones, without those of kube-proxy's IPVS mode, and without those that duplicate address detection has not finished with or
-// has refused.
-func List(ns int) ([]netip.Addr, error) {
+// has refused. Those in except are left out, too.
+func List(ns int, except ...netip.Addr) ([]netip.Addr, error) {
 	h, err := handle(ns)
 	if err != nil {
 		return nil, fmt.Errorf("list addresses: %w", err)
 	}
 	defer h.Close()
-	return list(h)
+	return list(h, except)
 }
 
-func list(h *netlink.Handle) ([]netip.Addr, error) {
+func list(h *netlink.Handle, except []netip.Addr) ([]netip.Addr, error) {
 	found, err := h.AddrList(nil, netlink.FAMILY_ALL)
 	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
 		return nil, fmt.Errorf("list addresses: %w", err)
@@ -60,7 +60,7 @@ func list(h *netlink.Handle) ([]netip.Addr, error) {
 			continue
 		}
 		ip, ok := netip.AddrFromSlice(a.IP)
-		if ip = ip.Unmap(); ok && !ip.IsLoopback() && !ip.IsLinkLocalUnicast() && !ip.IsUnspecified() {
+		if ip = ip.Unmap(); ok && !slices.Contains(except, ip) && !ip.IsLoopback() && !ip.IsLinkLocalUnicast() && !ip.IsUnspecified() {
 			addrs = append(addrs, ip)
 		}
 	}
@@ -69,14 +69,14 @@ func list(h *netlink.Handle) ([]netip.Addr, error) {
 }
 
 // Primary returns the source address of each family's default route, IPv4 first. Without a default
-// route, a family's lowest address stands for it; without any address the family is left out.
-func Primary(ns int) ([]netip.Addr, error) {
+// route, a family's lowest address stands for it; without any address the family is left out. Those in except do not count.
+func Primary(ns int, except ...netip.Addr) ([]netip.Addr, error) {
 	h, err := handle(ns)
 	if err != nil {
 		return nil, fmt.Errorf("find the primary address: %w", err)
 	}
 	defer h.Close()
-	all, err := list(h)
+	all, err := list(h, except)
 	if err != nil {
 		return nil, err
 	}
@@ -132,7 +132,7 @@ func defaultSource(h *netlink.Handle, family int) (netip.Addr, error) {
 
 // Watch calls changed with the machine's addresses, as List gives them, at once and whenever they
 // differ from what it was last called with, until ctx ends.
-func Watch(ctx context.Context, ns int, changed func([]netip.Addr)) error {
+func Watch(ctx context.Context, ns int, changed func([]netip.Addr), except ...netip.Addr) error {
 	h, err := handle(ns)
 	if err != nil {
 		return fmt.Errorf("watch addresses: %w", err)
@@ -166,7 +166,7 @@ func Watch(ctx context.Context, ns int, changed func([]netip.Addr)) error {
 	defer tick.Stop()
 	var last []netip.Addr
 	for first := true; ; first = false {
-		addrs, err := list(h)
+		addrs, err := list(h, except)
 		switch {
 		case err != nil:
 			logger.Error(err, "Listing the node's addresses")

@@ -1,0 +1,5 @@
+//go:build !race
+
+package nodedns
+
+const raceDetector = false
