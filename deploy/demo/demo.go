@@ -22,6 +22,7 @@ const (
 	backendPort = 8080
 	servicePort = 80
 	nodePort    = 30080
+	dnsPort     = 53
 	leaving     = "web-2" // the backend that goes and comes back
 
 	endpointLine = "name: " + leaving + "}" // what its lines in web.yaml have
@@ -33,7 +34,7 @@ var backends = []string{"web-1", "web-2", "web-3"}
 type family struct {
 	name                           string
 	web, empty, undefined, unknown netip.AddrPort
-	nodePort                       netip.AddrPort
+	nodePort, dns                  netip.AddrPort
 	addr                           func(*netlab.Host) netip.Addr
 }
 
@@ -48,6 +49,7 @@ var families = []family{{
 	undefined: addrPort("10.96.0.10", servicePort+1),
 	unknown:   addrPort("10.96.200.200", servicePort),
 	nodePort:  addrPort("172.31.0.11", nodePort),
+	dns:       addrPort("10.96.0.53", dnsPort),
 	addr:      func(h *netlab.Host) netip.Addr { return h.Addr4 },
 }, {
 	name:      "IPv6",
@@ -56,6 +58,7 @@ var families = []family{{
 	undefined: addrPort("fd00:10:96::10", servicePort+1),
 	unknown:   addrPort("fd00:10:96::c8c8", servicePort),
 	nodePort:  addrPort("fd00:31::11", nodePort),
+	dns:       addrPort("fd00:10:96::35", dnsPort),
 	addr:      func(h *netlab.Host) netip.Addr { return h.Addr6 },
 }}
 
@@ -85,7 +88,7 @@ func (d *demo) run(ctx context.Context) error {
 	if err := d.setUp(ctx); err != nil {
 		return err
 	}
-	for _, step := range []func(context.Context) error{d.spread, d.live, d.refuse, d.restart, d.maps, d.inside} {
+	for _, step := range []func(context.Context) error{d.spread, d.live, d.refuse, d.restart, d.names, d.maps, d.inside} {
 		if err := step(ctx); err != nil {
 			return err
 		}
@@ -191,8 +194,12 @@ func (d *demo) cast() {
 
 // weirArgs is how weir is started.
 func (d *demo) weirArgs() []string {
+	var dns []string
+	for _, f := range d.families {
+		dns = append(dns, f.dns.Addr().String())
+	}
 	return []string{
-		"run", "--manifests", d.manifests(), "--hostname-override", "node",
+		"run", "--manifests", d.manifests(), "--hostname-override", "node", "--dns-address", strings.Join(dns, ","),
 		"--cluster-cidr", netlab.ClusterCIDR4.String() + "," + netlab.ClusterCIDR6.String(), "-v=2",
 		"--socket", d.socket(),
 	}

@@ -52,7 +52,7 @@ func (d *demo) backendAddrs() []netip.Addr {
 // inside asks weir about itself, as people may do.
 func (d *demo) inside(ctx context.Context) error {
 	s := d.screen
-	s.title("6. Look inside: weir status, weir services, weir trace")
+	s.title("7. Look inside: weir status, weir services, weir trace")
 	s.say("A running weir answers on a socket of the machine, for root. These are commands for you; with -o json they are for scripts.")
 	for _, q := range d.questions() {
 		if err := context.Cause(ctx); err != nil {

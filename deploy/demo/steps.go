@@ -372,7 +372,7 @@ func (d *demo) startLoads() (loads []namedLoad, err error) {
 // maps shows two of the maps as nft does.
 func (d *demo) maps(context.Context) error {
 	s := d.screen
-	s.title("5. The maps, as nft sees them")
+	s.title("6. The maps, as nft sees them")
 	if _, err := exec.LookPath("nft"); err != nil {
 		s.say("nft is not installed here. weir does not need it; to look inside, install nftables.")
 		return nil
