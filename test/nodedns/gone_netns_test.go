@@ -4,6 +4,7 @@ package nodedns
 
 import (
 	"fmt"
+	"net/http"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -77,16 +78,35 @@ func TestNetnsNotSynced(t *testing.T) {
 clusters: [{name: c, cluster: {server: "http://127.0.0.1:1"}}], contexts: [{name: c, context: {cluster: c}}]}`), 0o600))
 	args := append([]string{"run", "--kubeconfig", config}, w.args[3:]...)
 	w.launch(args...)
+	w.waitListening("127.0.0.1:10256")
 	for end := time.Now().Add(3 * time.Second); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
 		for _, c := range w.clients("podA", "node") {
 			w.now(c, byOther)
 		}
+	}
+	if code, page := w.get("127.0.0.1:10256/readyz"); code != http.StatusServiceUnavailable || !strings.Contains(page, "[-]dns: names are not served yet") {
+		t.Errorf("/readyz says %d %s", code, page)
 	}
 	if !strings.Contains(w.run("ip", "-o", "addr", "show", "dev", "lo"), dns4.Addr().String()) {
 		t.Error("the address is gone from lo: that clients get by with it is not shown")
 	}
 	w.stop()
 	w.start()
+}
+
+// waitListening waits until weir serves a page on the node.
+func (w *world) waitListening(addr string) {
+	w.t.Helper()
+	for end := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
+		c, err := w.node.Dial(w.t.Context(), "tcp", addr)
+		if err == nil {
+			c.Close()
+			return
+		}
+		if time.Now().After(end) {
+			w.t.Fatalf("weir does not listen at %s: %v", addr, err)
+		}
+	}
 }
 
 // TestNetnsAlone has nobody else to answer: clients are told so at once, and are answered again after

@@ -3,8 +3,11 @@
 package nodedns
 
 import (
+	"context"
 	"fmt"
+	"io"
 	"net"
+	"net/http"
 	"net/netip"
 	"strings"
 	"testing"
@@ -19,7 +22,7 @@ import (
 func TestNetnsServed(t *testing.T) {
 	for _, others := range []bool{true, false} {
 		t.Run(fmt.Sprintf("others=%v", others), func(t *testing.T) {
-			w := newWorld(t, others, "--nodeport-addresses", "all")
+			w := newWorld(t, others, "--nodeport-addresses", "all", "--dns-log-queries")
 			w.start()
 			w.forget()
 			for _, c := range w.clients("podA", "podB", "node") {
@@ -38,9 +41,48 @@ func TestNetnsServed(t *testing.T) {
 					w.refused(c.host, c.network, c.server)
 				}
 			}
+			if flows := w.tracked(); others && len(flows) == 0 {
+				t.Error("conntrack knows nothing of queries that went elsewhere: that it does not know of the others says nothing")
+			}
 			w.checkOnlyDNS()
+			w.checkTold()
 		})
 	}
+}
+
+// checkTold sees what weir says of itself.
+func (w *world) checkTold() {
+	w.t.Helper()
+	if code, page := w.get("127.0.0.1:10256/readyz"); code != http.StatusOK || !strings.Contains(page, "[+]dns ok") {
+		w.t.Errorf("/readyz says %d %s", code, page)
+	}
+	_, page := w.get("127.0.0.1:10249/metrics")
+	for _, want := range []string{
+		`weir_dns_address_served{address="10.96.0.10",proto="udp"} 1`, `weir_dns_address_served{address="fd00:10:96::a",proto="tcp"} 1`,
+		`coredns_dns_requests_total{family="1",proto="udp",server="dns://10.96.0.10:53",type="A",view="",zone="cluster.local."}`, "kubeproxy_sync_proxy_rules_duration_seconds"} {
+		if !strings.Contains(page, want) {
+			w.t.Errorf("/metrics has no %s", want)
+		}
+	}
+	log := w.wholeLog()
+	if !strings.Contains(log, inside) || strings.Contains(log, "dns-version") {
+		w.t.Error("the log lacks clients' queries, or has weir's own")
+	}
+}
+
+// get reads a page on the node.
+func (w *world) get(page string) (int, string) {
+	w.t.Helper()
+	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			return w.node.Dial(ctx, network, addr)
+		}}}
+	r, err := client.Get("http://" + page)
+	w.must(err)
+	defer r.Body.Close()
+	body, err := io.ReadAll(r.Body)
+	w.must(err)
+	return r.StatusCode, string(body)
 }
 
 // checkOnlyDNS sees that nothing else of the node is to be had at the address, although it is one of the
