@@ -54,8 +54,11 @@ var differences = []difference{
 	{"the addresses of the zone's name server", func(c *comparison) bool {
 		isNS := len(c.labels) == 0 && inZone(c.lower) && c.q.qtype == dns.TypeNS
 		is := isNS || slices.Equal(c.labels, []string{"ns", "dns"}) && (c.q.qtype == dns.TypeA || c.q.qtype == dns.TypeAAAA)
-		known := c.core.rcode == dns.RcodeSuccess || c.core.rcode == dns.RcodeNameError && c.q.name != c.lower // it knows ns.dns in lower case
-		return c.when(is && c.weir.rcode == dns.RcodeSuccess && len(c.weir.answers) == 1 && known, c.asWeir)
+		return c.when(is && c.weir.rcode == dns.RcodeSuccess && len(c.weir.answers) == 1, c.asWeir)
+	}},
+	{"`ns.dns` in upper case, or with types TXT and PTR", func(c *comparison) bool {
+		is := slices.Equal(c.labels, []string{"ns", "dns"}) && (c.q.name != c.lower || c.q.qtype == dns.TypeTXT || c.q.qtype == dns.TypePTR)
+		return c.when(is && c.weir.rcode == dns.RcodeSuccess && c.core.rcode == dns.RcodeNameError && c.negative(c.core), c.asWeir)
 	}},
 	{"`in-addr.arpa` and `ip6.arpa` themselves", func(c *comparison) bool {
 		is := (c.lower == "in-addr.arpa." || c.lower == "ip6.arpa.") && !c.weir.aa && c.core.aa
