@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -51,12 +52,12 @@ func (b *bench) dns(ctx context.Context) (err error) {
 		return err
 	}
 	all := map[string]*found{}
-	for round := range b.rounds {
+	for round := range b.dnsRounds() {
 		for _, p := range servers {
 			if all[p.Name] == nil {
 				all[p.Name] = &found{}
 			}
-			b.say("round %d of %d: %s", round+1, b.rounds, p.Name)
+			b.say("round %d of %d: %s", round+1, b.dnsRounds(), p.Name)
 			v := asking{bench: b, w: w, found: all[p.Name], questions: questions, many: many, round: round}
 			if err := v.visit(ctx, p); err != nil {
 				if ctx.Err() != nil {
@@ -67,10 +68,72 @@ func (b *bench) dns(ctx context.Context) (err error) {
 			}
 		}
 	}
+	if b.wanted("weir") {
+		if err := b.addedMemory(ctx, w, all); err != nil {
+			b.failed("dns", "weir", err)
+		}
+	}
 	for _, name := range []string{"weir", "coredns"} {
 		b.record("dns", name, b.services, b.endpoints, all[name])
 	}
 	return nil
+}
+
+// dnsRounds is how often each server has its turn.
+func (b *bench) dnsRounds() int { return min(b.rounds, 3) }
+
+// addedMemory measures what weir run takes with names and without, on the same objects.
+func (b *bench) addedMemory(ctx context.Context, w *world.World, all map[string]*found) error {
+	if all["weir"] == nil {
+		all["weir"] = &found{}
+	}
+	m := all["weir"].of("memory that names add to weir run", "MB", &report.Goal{Max: 30})
+	proxy := world.Weir(filepath.Join(b.dir, "weir"))
+	for range b.dnsRounds() {
+		var rss [2]float64
+		for i, names := range []bool{false, true} {
+			var err error
+			if rss[i], err = b.steadyMemory(ctx, w, world.WithNames(proxy, names), names); err != nil {
+				return err
+			}
+		}
+		m.add(rss[1] - rss[0])
+		b.say("weir run takes %.1f MB, with names %.1f MB", rss[0], rss[1])
+	}
+	return nil
+}
+
+// steadyMemory starts weir run on a clean kernel, waits until it has done what there is to do, and
+// returns its RSS in MB.
+func (b *bench) steadyMemory(ctx context.Context, w *world.World, p world.Proxy, names bool) (rss float64, err error) {
+	if err := w.Clean(b.rest); err != nil {
+		return 0, err
+	}
+	r, err := w.Start(p)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, r.Stop()) }()
+	ctx, cancel := r.While(ctx)
+	defer cancel()
+	if _, err := b.serving(ctx, w); err != nil {
+		return 0, fmt.Errorf("%w%s", err, r.LogTail())
+	}
+	if names {
+		asker, err := wire.NewAsker(w.Node, netip.MustParseAddrPort("10.96.0.10:53"))
+		if err != nil {
+			return 0, err
+		}
+		defer asker.Close()
+		last := b.services - 1
+		if _, err := asker.Until(ctx, w.ServiceName(last)+".default.svc.cluster.local.", w.ServiceAddr(last)); err != nil {
+			return 0, fmt.Errorf("%w%s", err, r.LogTail())
+		}
+	}
+	if err := r.Settle(ctx, 20*time.Second); err != nil {
+		return 0, err
+	}
+	return r.Now().RSS, nil
 }
 
 // nameServers returns the servers that take part, and says what is missing to compare them.
@@ -196,7 +259,7 @@ func (v *asking) visit(ctx context.Context, p world.Proxy) error {
 
 // with runs something beside a server.
 func (v *asking) with(ctx context.Context, p world.Proxy, do func(context.Context) error) (err error) {
-	if v.asker, err = wire.NewAsker(v.w.Node, world.NamesPort); err != nil {
+	if v.asker, err = wire.NewAsker(v.w.Node, world.NamesAddr); err != nil {
 		return err
 	}
 	defer v.asker.Close()
@@ -243,7 +306,7 @@ func (v *asking) right(ctx context.Context) (at time.Time, err error) {
 }
 
 // perRound is how many changes of a kind a server gets in one round.
-func (v *asking) perRound() int { return (v.changes + v.rounds - 1) / v.rounds }
+func (v *asking) perRound() int { return (v.changes + v.dnsRounds() - 1) / v.dnsRounds() }
 
 // endpointChanges measures from the API server's response to the first answer that is right.
 func (v *asking) endpointChanges(ctx context.Context) error {
@@ -359,7 +422,7 @@ func (v *asking) dnsperf(ctx context.Context, l queries, args ...string) (p perf
 	if err := ctx.Err(); err != nil {
 		return p, context.Cause(ctx)
 	}
-	argv := []string{"-c", strconv.Itoa(runtime.NumCPU() - 1), "dnsperf", "-s", "127.0.0.1", "-p", strconv.Itoa(world.NamesPort),
+	argv := []string{"-c", strconv.Itoa(runtime.NumCPU() - 1), "dnsperf", "-s", world.NamesAddr.Addr().String(), "-p", strconv.Itoa(int(world.NamesAddr.Port())),
 		"-d", l.file, "-c", "4", "-T", "1", "-t", "2"}
 	if l.edns {
 		argv = append(argv, "-e")

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"time"
 
@@ -20,9 +21,9 @@ type Asker struct {
 	in   []byte
 }
 
-// NewAsker returns an asker of the server at a port of 127.0.0.1, which need not be there yet.
-func NewAsker(host *netlab.Host, port int) (*Asker, error) {
-	conn, err := host.Dial(context.Background(), "udp4", fmt.Sprintf("127.0.0.1:%d", port))
+// NewAsker returns an asker of the server at an address of the host, which need not be there yet.
+func NewAsker(host *netlab.Host, at netip.AddrPort) (*Asker, error) {
+	conn, err := host.Dial(context.Background(), "udp4", at.String())
 	if err != nil {
 		return nil, err
 	}

@@ -2,6 +2,7 @@ package world
 
 import (
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -9,22 +10,35 @@ import (
 	"github.com/weir-project/weir/dns/dnstest"
 )
 
-// NamesPort is where servers of names answer, at 127.0.0.1 in the node, and upstreamPort where the server
-// is that they ask for other names.
-const (
-	NamesPort    = 5300
-	upstreamPort = 5400
+// NamesAddr is where servers of names answer in the node, and upstreamAddr where the server is that
+// they ask for other names.
+var (
+	NamesAddr    = netip.MustParseAddrPort("127.0.0.1:5300")
+	upstreamAddr = netip.MustParseAddrPort("127.0.0.1:5400")
 )
 
 // WeirDNS is the server of names in weir's binary.
 func WeirDNS(binary string) Proxy {
 	return Proxy{Name: "weir", Command: func(w *World) ([]string, error) {
-		return []string{binary, "dns", "--kubeconfig", w.Cluster.AdminKubeconfig, "--listen", address(NamesPort),
-			"--upstream", address(upstreamPort)}, nil
+		return []string{binary, "dns", "--kubeconfig", w.Cluster.AdminKubeconfig, "--listen", NamesAddr.String(),
+			"--upstream", upstreamAddr.String()}, nil
 	}}
 }
 
-func address(port int) string { return fmt.Sprintf("127.0.0.1:%d", port) }
+// WithNames is Weir as a proxy that answers at the cluster's DNS address too, or Weir alone; both may read
+// what names take.
+func WithNames(weir Proxy, names bool) Proxy {
+	command := weir.Command
+	weir.Command = func(w *World) ([]string, error) {
+		argv, err := command(w)
+		argv = append(argv, "--kubeconfig", w.Cluster.AdminKubeconfig)
+		if names {
+			argv = append(argv, "--dns-address", "10.96.0.10", "--dns-upstream", upstreamAddr.String())
+		}
+		return argv, err
+	}
+	return weir
+}
 
 // CoreDNS is CoreDNS with the Corefile of kubeadm 1.36, and the API server found as pods find it.
 func CoreDNS(binary string) Proxy {
@@ -54,7 +68,7 @@ func CoreDNS(binary string) Proxy {
     reload
     loadbalance
 }
-`, NamesPort, address(upstreamPort))
+`, NamesAddr.Port(), upstreamAddr)
 		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
 			return nil, err
 		}
@@ -75,11 +89,11 @@ func OnCore(p Proxy, core int) Proxy {
 // ServeElsewhere starts the server that is asked for names that are not the cluster's. It ends with the
 // world.
 func (w *World) ServeElsewhere(answer dnstest.Answer) error {
-	tcp, err := w.Node.Listen("tcp4", address(upstreamPort))
+	tcp, err := w.Node.Listen("tcp4", upstreamAddr.String())
 	if err != nil {
 		return err
 	}
-	udp, err := w.Node.ListenPacket("udp4", address(upstreamPort))
+	udp, err := w.Node.ListenPacket("udp4", upstreamAddr.String())
 	if err != nil {
 		_ = tcp.Close()
 		return err
