@@ -67,8 +67,8 @@ var sections = map[string]struct {
 	takes, little time.Duration
 }{
 	"dataplane": {(*bench).dataplane, report.One, 2 * time.Minute, 30 * time.Second},
-	"control":   {(*bench).control, report.Side, 14 * time.Minute, 60 * time.Second},
-	"sweep":     {(*bench).sweep, report.Side, 7 * time.Minute, 30 * time.Second},
+	"control":   {(*bench).control, report.Side, 13 * time.Minute, 50 * time.Second},
+	"sweep":     {(*bench).sweep, report.Side, 6 * time.Minute, 25 * time.Second},
 	"large":     {(*bench).largeService, report.Side, 3 * time.Minute, 20 * time.Second},
 	"packets":   {(*bench).packets, report.Side, 9 * time.Minute, 30 * time.Second},
 	"dns":       {(*bench).dns, report.Side, 6 * time.Minute, 45 * time.Second},
