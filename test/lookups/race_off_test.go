@@ -1,0 +1,5 @@
+//go:build !race
+
+package lookups
+
+const raceDetector = false
