@@ -114,17 +114,28 @@ func (w *world) ask(name string, qtype uint16) (*dns.Msg, error) {
 	return askFrom(w.node, w.weir, name, qtype)
 }
 
-func askFrom(from *netlab.Host, to netip.AddrPort, name string, qtype uint16) (*dns.Msg, error) {
+// dial connects the node to weir.
+func (w *world) dial() (*dns.Conn, error) { return dialFrom(w.node, w.weir) }
+
+func dialFrom(from *netlab.Host, to netip.AddrPort) (*dns.Conn, error) {
 	var conn net.Conn
 	err := from.Do(func() (err error) {
 		conn, err = net.Dial("udp", to.String())
 		return err
 	})
+	return &dns.Conn{Conn: conn}, err
+}
+
+func askFrom(from *netlab.Host, to netip.AddrPort, name string, qtype uint16) (*dns.Msg, error) {
+	c, err := dialFrom(from, to)
 	if err != nil {
 		return nil, err
 	}
-	defer conn.Close()
-	c := &dns.Conn{Conn: conn}
+	defer c.Close()
+	return exchange(c, name, qtype)
+}
+
+func exchange(c *dns.Conn, name string, qtype uint16) (*dns.Msg, error) {
 	_ = c.SetDeadline(time.Now().Add(6 * time.Second))
 	m := new(dns.Msg).SetQuestion(name, qtype)
 	if err := c.WriteMsg(m); err != nil {
