@@ -64,6 +64,8 @@ func (r *reply) appendQuestion(b []byte) []byte {
 func (a *aside) answer(response []byte) []byte {
 	r := &a.reply
 	switch {
+	case r.tcp && len(response) >= headerLen && response[2]&(flagTC>>8) != 0:
+		return a.fail() // who asks over TCP has nowhere else to go, and takes what is left for all there is
 	case r.walk.list != nil:
 		if _, over := r.arrive(response); !over && r.goOn() == chase {
 			return nil

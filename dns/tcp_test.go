@@ -1,7 +1,10 @@
 package dns
 
 import (
+	"context"
 	"encoding/binary"
+	"net"
+	"net/netip"
 	"testing"
 	"time"
 )
@@ -34,6 +37,31 @@ func TestHalfQuery(t *testing.T) {
 		}
 		if b := conn.receive(t, 5*time.Second); b == nil || answersIn(b) != 1 {
 			t.Fatalf("cut at %d, the second query is answered %x", cut, b)
+		}
+	}
+}
+
+// truncating is a forwarder whose upstream cannot be asked over TCP.
+type truncating struct{}
+
+func (truncating) Forward(_ context.Context, query []byte, _ netip.AddrPort, _ bool, reply func([]byte)) {
+	b := append([]byte(nil), query...)
+	b[2] |= (flagQR | flagTC) >> 8
+	reply(b)
+}
+
+// TestTruncatedUpstream has nobody take an answer without its records for one that has none.
+func TestTruncatedUpstream(t *testing.T) {
+	zone := walkZone(t)
+	s := NewServer(ServerConfig{Zone: zone, Forwarder: truncating{}})
+	for _, name := range []string{"www.example.org.", "outside.other.svc.cluster.local."} {
+		for _, tcp := range []bool{false, true} {
+			r := s.newReply(nil)
+			_, o := r.respond(nil, newQuery(t, name, "A", false), tcp)
+			b := s.ask(t.Context(), &pending{aside: newAside(r, o), counters: s.newCounters(tcp, &net.UDPAddr{})}, netip.AddrPort{})
+			if tcp && rcodeOf(b) != rcodeServFail || truncated(b) == tcp {
+				t.Errorf("%s, over TCP %v: %x", name, tcp, b)
+			}
 		}
 	}
 }

@@ -12,7 +12,7 @@
 // The upstreams of the longest stub domain that holds the name, or else Config.Upstreams, or else
 // those of resolv.conf, begun at random. An upstream that does not answer within TryTimeout is not
 // given up while the next is asked too: the first good answer counts. One that says SERVFAIL,
-// REFUSED or another failure is passed over for the next. Two failures in a row make an upstream
+// REFUSED or another failure, or truncates and cannot be asked over TCP, is passed over for the next. Two failures in a row make an upstream
 // down: it is asked last, and probed until it answers. If all are down they are asked nevertheless.
 //
 // An upstream at an address of ours is left out. So is one that asks us in its turn, which shows

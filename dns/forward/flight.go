@@ -131,10 +131,12 @@ func (f *Forwarder) resolve(s *shard, fl *flight) *entry {
 		case r := <-t.done:
 			t.pending--
 			switch {
-			case r.e != nil && r.e.kind != failure:
+			case r.e != nil && r.e.kind != failure && !r.e.truncated:
 				return r.e
 			case r.e != nil:
-				worst = r.e
+				if !worst.truncated { // to know that there is something is better than a failure
+					worst = r.e
+				}
 				t.settled[r.u] = true
 			}
 			if next := t.launch(); next != nil {

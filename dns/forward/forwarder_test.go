@@ -229,7 +229,15 @@ func TestFailuresGoToTheNext(t *testing.T) {
 	for _, tc := range []struct {
 		name string
 		h    dns.HandlerFunc
-	}{{"SERVFAIL", rcode(2)}, {"REFUSED", rcode(5)}, {"silent", silent}, {"NOTIMP", rcode(4)}} {
+	}{{"SERVFAIL", rcode(2)}, {"REFUSED", rcode(5)}, {"silent", silent}, {"NOTIMP", rcode(4)}, {"truncated without TCP", func(w dns.ResponseWriter, r *dns.Msg) {
+		if isTCP(w) {
+			w.Close()
+			return
+		}
+		m := new(dns.Msg).SetReply(r)
+		m.Truncated = true
+		w.WriteMsg(m)
+	}}} {
 		t.Run(tc.name, func(t *testing.T) {
 			bad, good := startServer(t, tc.h), startServer(t, address(60))
 			f := start(t, quick(), upstreams(bad, good))

@@ -17,8 +17,8 @@ import (
 	"k8s.io/klog/v2"
 )
 
-// binary is the weir that is tested, once TestMain has built it.
-var binary string
+// weir is the program that is tested, once TestMain has built it.
+var weir string
 
 // goLookup names what this test does instead, in a process of its own: look a name up with Go's
 // resolver, as the resolv.conf there says.
@@ -66,11 +66,11 @@ func testMain(m *testing.M) int {
 
 // build builds weir, with the race detector if this test has it.
 func build(dir string) error {
-	if binary = os.Getenv("WEIR_BINARY"); binary != "" {
+	if weir = os.Getenv("WEIR_BINARY"); weir != "" {
 		return nil
 	}
-	binary = filepath.Join(dir, "weir")
-	args := []string{"build", "-o", binary}
+	weir = filepath.Join(dir, "weir")
+	args := []string{"build", "-o", weir}
 	if raceDetector {
 		args = append(args, "-race")
 	}

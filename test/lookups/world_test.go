@@ -84,7 +84,7 @@ func (w *world) start(t *testing.T, flags ...string) {
 	}
 	args := append([]string{"dns", "--listen", w.weir.String() + ",[" + w.node.Addr6.String() + "]:53", "--metrics-bind-address", "",
 		"--upstream", fmt.Sprintf("127.0.0.1:%d", upstreamPort)}, flags...)
-	cmd := exec.Command(binary, args...)
+	cmd := exec.Command(weir, args...)
 	cmd.Stdout, cmd.Stderr = log, log
 	p, err := w.node.Start(cmd)
 	if err != nil {
