@@ -1,8 +1,11 @@
 package dns
 
 import (
+	"bufio"
+	"bytes"
 	"context"
 	"encoding/binary"
+	"io"
 	"net"
 	"net/netip"
 	"testing"
@@ -90,4 +93,53 @@ func TestBusyConnection(t *testing.T) {
 	if n, err := conn.Conn.Read(make([]byte, 1)); err == nil || time.Since(began) > 10*idle {
 		t.Errorf("%d bytes after %v, %v", n, time.Since(began), err)
 	}
+}
+
+// FuzzFraming holds that what comes over TCP is cut into messages by their lengths, however it arrives.
+func FuzzFraming(f *testing.F) {
+	f.Add([]byte{0, 1, 7, 0, 0, 0, 2, 8, 9, 0}, 3)
+	f.Add(append([]byte{0x13, 0x88}, make([]byte, 6_000)...), 1_000)
+	f.Fuzz(func(t *testing.T, b []byte, chunk int) {
+		var want [][]byte
+		for rest := b; len(rest) >= 2; {
+			n := 2 + int(binary.BigEndian.Uint16(rest))
+			if n > len(rest) {
+				break
+			}
+			want, rest = append(want, rest[2:n]), rest[n:]
+		}
+		in := bufio.NewReaderSize(&pieces{b, max(1, chunk)}, 4<<10)
+		var m []byte
+		for i := 0; ; i++ {
+			there, before := whole(in), in.Buffered()
+			var err error
+			if m, err = readMessage(in, m); err != nil {
+				if i != len(want) || there {
+					t.Fatalf("%d messages of %d, then %v", i, len(want), err)
+				}
+				return
+			}
+			if i == len(want) || !bytes.Equal(m, want[i]) {
+				t.Fatalf("message %d is %x", i, m)
+			}
+			if there != (before >= 2+len(m)) {
+				t.Fatalf("message %d of %d bytes, %d of them read: there %v", i, len(m), before, there)
+			}
+		}
+	})
+}
+
+// pieces is read a few bytes at a time.
+type pieces struct {
+	rest []byte
+	n    int
+}
+
+func (p *pieces) Read(b []byte) (int, error) {
+	if len(p.rest) == 0 {
+		return 0, io.EOF
+	}
+	n := copy(b[:min(len(b), p.n)], p.rest)
+	p.rest = p.rest[n:]
+	return n, nil
 }

@@ -2,6 +2,7 @@ package dns
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
 	"net"
 	"net/netip"
@@ -463,4 +464,63 @@ func BenchmarkWalk(b *testing.B) {
 			}
 		})
 	}
+}
+
+// anything is a forwarder that has the same bytes for every query.
+type anything struct {
+	Forwarder
+	response []byte
+}
+
+func (a *anything) AppendCached(dst, _ []byte) ([]byte, bool) {
+	return append(dst, a.response...), true
+}
+
+// FuzzWalk holds that no query of a client whose search list is known, and no answer from elsewhere,
+// does harm: what comes out can be read, fits, belongs to its question, and costs no allocation.
+func FuzzWalk(f *testing.F) {
+	zone := walkZone(f)
+	e := &elsewhereNames{names: map[string]string{"www.example.org.": "192.0.2.1", "empty.": "nodata", "fails.": "SERVFAIL"}}
+	for _, name := range []string{"www.example.org.", "empty.", "fails.", "db.other.", "outside.other.", "nothing.", "other.", "web."} {
+		response := e.answer(newQuery(f, name, "A", false))
+		for _, qtype := range []string{"A", "AAAA", "SRV", "CNAME"} {
+			query := newQuery(f, name+"shop.svc.cluster.local.", qtype, false)
+			f.Add(query, response, false)
+			f.Add(withOPT(query, 1232, 0, true), response, true)
+		}
+	}
+	from := &anything{}
+	r := NewServer(ServerConfig{Zone: zone, Forwarder: from, Clients: walkClients(zone)}).newReply(func() netip.Addr { return netip.MustParseAddr("10.0.0.4") })
+	r.cached, r.asked = make([]byte, 0, 4*maxTCP), make([]byte, 0, maxTCP)
+	buf := make([]byte, 0, 4*maxTCP)
+	f.Fuzz(func(t *testing.T, msg, response []byte, tcp bool) {
+		if len(response) > maxTCP {
+			return
+		}
+		from.response = response
+		if n := testing.AllocsPerRun(1, func() { r.respond(buf, msg, tcp) }); n != 0 {
+			t.Errorf("%v allocations", n)
+		}
+		b, outcome := r.respond(buf, msg, tcp)
+		if outcome != answered && outcome != cached {
+			return
+		}
+		if len(b) > r.query.limit(tcp) || b[0] != msg[0] || b[1] != msg[1] {
+			t.Fatalf("answer of %d bytes: %x", len(b), b)
+		}
+		q := r.query
+		if q.end == 0 || string(b[headerLen:q.end]) != string(msg[headerLen:q.end]) {
+			return
+		}
+		at := q.end
+		for range binary.BigEndian.Uint16(b[6:]) + binary.BigEndian.Uint16(b[8:]) + binary.BigEndian.Uint16(b[10:]) {
+			if at = skipName(b, at); at == 0 || at+10 > len(b) {
+				t.Fatalf("answer %x", b)
+			}
+			at += 10 + int(binary.BigEndian.Uint16(b[at+8:]))
+		}
+		if at != len(b) {
+			t.Fatalf("%d bytes of records in an answer of %d: %x", at, len(b), b)
+		}
+	})
 }
