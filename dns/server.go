@@ -80,7 +80,7 @@ type Server struct {
 	// mu guards what follows.
 	mu       sync.Mutex
 	counters []*counters           // of each worker, and of TCP by family
-	conns    map[*tcpConn]struct{} // nil: the server has ended
+	conns    map[*tcpConn]struct{} // nil: it does not run
 
 	conversing sync.WaitGroup // over TCP
 	serving    atomic.Bool
@@ -100,7 +100,7 @@ func NewServer(c ServerConfig) *Server {
 	if c.Idle <= 0 {
 		c.Idle = 10 * time.Second
 	}
-	return &Server{cfg: c, outstanding: newOutstanding(c.Outstanding), conns: map[*tcpConn]struct{}{}}
+	return &Server{cfg: c, outstanding: newOutstanding(c.Outstanding)}
 }
 
 // Serving reports whether the server listens, with a zone that is complete.
@@ -142,6 +142,9 @@ func (s *Server) Run(ctx context.Context) error {
 			runs = append(runs, func() error { return w.run(ctx) })
 		}
 	}
+	s.mu.Lock()
+	s.conns = map[*tcpConn]struct{}{}
+	s.mu.Unlock()
 	for _, run := range runs {
 		group.Go(run)
 	}

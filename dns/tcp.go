@@ -69,7 +69,7 @@ func (s *Server) accept(ctx context.Context, l net.Listener) error {
 func (c *tcpConn) touch() { c.used.Store(int64(time.Since(epoch))) }
 
 // admit counts a connection, and ends the one that has been idle longest if there are too many. It
-// returns false if the server has ended.
+// returns false if the server does not run any more.
 func (s *Server) admit(c *tcpConn) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()

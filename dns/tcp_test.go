@@ -10,6 +10,8 @@ import (
 	"net/netip"
 	"testing"
 	"time"
+
+	"github.com/weir-project/weir/endpoints"
 )
 
 // framed returns queries as they go over TCP.
@@ -142,4 +144,34 @@ func (p *pieces) Read(b []byte) (int, error) {
 	n := copy(b[:min(len(b), p.n)], p.rest)
 	p.rest = p.rest[n:]
 	return n, nil
+}
+
+// TestRunAgain has a server end, and answer again over TCP.
+func TestRunAgain(t *testing.T) {
+	c := newCluster(t)
+	c.services(1)
+	c.engine.ReplaceNamespaces(nil)
+	c.engine.ReplaceSlices(nil)
+	c.engine.ReplaceServices([]*endpoints.Service{c.engine.Service(c.engine.Services()[0])})
+	runs(t, func(ctx context.Context) error { return c.zone.Run(ctx, c.names, nil) })
+	addrs := make(chan []netip.AddrPort, 1)
+	s := NewServer(ServerConfig{Zone: c.zone, Listen: []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:0")},
+		Listening: func(a []netip.AddrPort) { addrs <- a }})
+	query := newQuery(t, "service-0.namespace-0.svc.cluster.local.", "A", false)
+	for i := range 2 {
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- s.Run(ctx) }()
+		conn := dial(t, "tcp", (<-addrs)[0])
+		if b := conn.ask(t, query); answersIn(b) != 1 {
+			t.Errorf("run %d: %x", i, b)
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		if b := conn.receive(t, 5*time.Second); b != nil {
+			t.Errorf("run %d: after its end: %x", i, b)
+		}
+	}
 }
