@@ -15,6 +15,7 @@ import (
 	"github.com/weir-project/weir/dns"
 	dnsmetrics "github.com/weir-project/weir/dns/metrics"
 	"github.com/weir-project/weir/dns/node"
+	"github.com/weir-project/weir/endpoints/manifests"
 	"github.com/weir-project/weir/internal/config"
 	"github.com/weir-project/weir/proxier"
 )
@@ -48,7 +49,7 @@ func (d *daemon) openDNS() error {
 		return nil
 	}
 	n := &nodeDNS{logger: d.logger, addrs: c.Addrs, registry: prometheus.NewRegistry()}
-	names := nameConfig{domain: c.Domain, ttl: c.TTL, noPods: c.NoPods, upstreams: c.Upstreams, resolvConf: resolvConf, retry: retryListen}
+	names := nameConfig{domain: c.Domain, ttl: c.TTL, noPods: c.NoPods, upstreams: c.Upstreams, resolvConf: resolvConf, searchWalk: c.SearchWalk, retry: retryListen}
 	for _, a := range c.Addrs {
 		names.listen = append(names.listen, netip.AddrPortFrom(a, dnsPort))
 	}
@@ -66,6 +67,9 @@ func (d *daemon) openDNS() error {
 	var err error
 	if n.names, err = newNameServer(d.logger, d.engine, names); err != nil {
 		return err
+	}
+	if s, ok := d.source.(*manifests.Source); ok && n.names.clients != nil {
+		s.Pods = n.names.clients
 	}
 	prober.Name = "dns-version." + n.names.zone.Domain()
 	n.keeper = node.NewKeeper(node.Config{
@@ -85,6 +89,7 @@ func (d *daemon) runDNS() {
 	d.group.Go(func() error { return d.dns.run(d.ctx) })
 	if d.cluster != nil {
 		d.group.Go(func() error { return followConfigMap(d.ctx, d.cluster, d.dns.names) })
+		followPods(d.ctx, d.group, d.cluster, d.cfg.Load().NodeName, d.dns.names)
 	}
 }
 

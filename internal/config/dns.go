@@ -22,6 +22,7 @@ type DNS struct {
 	TTL        time.Duration
 	NoPods     bool // no names of pods by their addresses
 	LogQueries bool
+	SearchWalk bool // follow this node's pods, for their search lists
 }
 
 // dnsOptions are the flags of DNS as they were given.
@@ -30,6 +31,7 @@ type dnsOptions struct {
 	domain, pods          string
 	ttl                   uint32
 	answerAll, logQueries bool
+	searchWalk            bool
 }
 
 func (o *dnsOptions) addFlags(fs *pflag.FlagSet) {
@@ -40,13 +42,14 @@ func (o *dnsOptions) addFlags(fs *pflag.FlagSet) {
 	fs.Uint32Var(&o.ttl, "dns-ttl", 5, "Seconds for which clients may remember an answer about the cluster.")
 	fs.StringVar(&o.pods, "dns-pods", "insecure", "Names of pods by their addresses: insecure (whatever the address, in namespaces that exist) or disabled.")
 	fs.BoolVar(&o.logQueries, "dns-log-queries", false, "Log every DNS query. Default: false.")
+	fs.BoolVar(&o.searchWalk, "dns-search-walk", false, "Follow the pods of this node, and answer the first name of a walk through their search lists with its end. Default: false.")
 }
 
 // overlayDNS lays what the flags say of DNS over c.
 func (o *Options) overlayDNS(r *resolver, c *Config) {
 	d := &o.dns
 	if len(d.addrs) == 0 {
-		for _, name := range []string{"dns-answer-all", "dns-upstream", "cluster-domain", "dns-ttl", "dns-pods", "dns-log-queries"} {
+		for _, name := range []string{"dns-answer-all", "dns-upstream", "cluster-domain", "dns-ttl", "dns-pods", "dns-log-queries", "dns-search-walk"} {
 			if o.ownFlags.Changed(name) {
 				r.warn("without effect: --%s, as there is no --dns-address", name)
 			}
@@ -55,7 +58,7 @@ func (o *Options) overlayDNS(r *resolver, c *Config) {
 	}
 	c.DNS = DNS{
 		Addrs: r.dnsAddrs(d.addrs), Upstreams: r.upstreams(d.upstreams),
-		AnswerAll: d.answerAll, Domain: d.domain, TTL: time.Duration(d.ttl) * time.Second, NoPods: d.pods == "disabled", LogQueries: d.logQueries,
+		AnswerAll: d.answerAll, Domain: d.domain, TTL: time.Duration(d.ttl) * time.Second, NoPods: d.pods == "disabled", LogQueries: d.logQueries, SearchWalk: d.searchWalk,
 	}
 	if d.pods != "insecure" && d.pods != "disabled" {
 		r.fault(field.NotSupported(field.NewPath("--dns-pods"), d.pods, []string{"insecure", "disabled"}))

@@ -23,8 +23,8 @@ func TestDNS(t *testing.T) {
 	}{
 		{"none", "", DNS{}, "", ""},
 		{"defaults", "--dns-address=10.96.0.10" + pods, DNS{Addrs: []netip.Addr{v4}, Domain: "cluster.local", TTL: 5 * time.Second}, "", ""},
-		{"everything", "--dns-address=10.96.0.10,fd00:10:96::a --dns-answer-all --dns-upstream=10.0.0.2,[fd00::2]:5353 --cluster-domain=example.org --dns-ttl=0 --dns-pods=disabled --dns-log-queries",
-			DNS{Addrs: []netip.Addr{v4, v6}, AnswerAll: true, Domain: "example.org", NoPods: true, LogQueries: true,
+		{"everything", "--dns-address=10.96.0.10,fd00:10:96::a --dns-answer-all --dns-upstream=10.0.0.2,[fd00::2]:5353 --cluster-domain=example.org --dns-ttl=0 --dns-pods=disabled --dns-log-queries --dns-search-walk",
+			DNS{Addrs: []netip.Addr{v4, v6}, AnswerAll: true, Domain: "example.org", NoPods: true, LogQueries: true, SearchWalk: true,
 				Upstreams: []netip.AddrPort{netip.MustParseAddrPort("10.0.0.2:53"), netip.MustParseAddrPort("[fd00::2]:5353")}}, "", ""},
 		{"twice", "--dns-address=10.96.0.10,10.96.0.10" + pods, DNS{Addrs: []netip.Addr{v4}, Domain: "cluster.local", TTL: 5 * time.Second}, "", "more than once"},
 		{"pods cannot be told", "--dns-address=10.96.0.10 --detect-local-mode=None", DNS{Addrs: []netip.Addr{v4}, Domain: "cluster.local", TTL: 5 * time.Second}, "", "only this node is answered"},
