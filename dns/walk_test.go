@@ -502,7 +502,7 @@ func FuzzWalk(f *testing.F) {
 			t.Errorf("%v allocations", n)
 		}
 		b, outcome := r.respond(buf, msg, tcp)
-		if outcome != answered && outcome != cached {
+		if outcome != answered && !(outcome == cached && r.walked) {
 			return
 		}
 		if len(b) > r.query.limit(tcp) || b[0] != msg[0] || b[1] != msg[1] {
@@ -513,7 +513,7 @@ func FuzzWalk(f *testing.F) {
 			return
 		}
 		at := q.end
-		for range binary.BigEndian.Uint16(b[6:]) + binary.BigEndian.Uint16(b[8:]) + binary.BigEndian.Uint16(b[10:]) {
+		for range int(binary.BigEndian.Uint16(b[6:])) + int(binary.BigEndian.Uint16(b[8:])) + int(binary.BigEndian.Uint16(b[10:])) {
 			if at = skipName(b, at); at == 0 || at+10 > len(b) {
 				t.Fatalf("answer %x", b)
 			}
