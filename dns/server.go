@@ -106,8 +106,8 @@ func NewServer(c ServerConfig) *Server {
 // Serving reports whether the server listens, with a zone that is complete.
 func (s *Server) Serving() bool { return s.serving.Load() }
 
-// Run waits until the zone is complete, and serves it until ctx ends; then it returns nil. It opens
-// no socket before, so that nobody gets half an answer.
+// Run waits until the zone is complete, and serves it until ctx ends; then it answers what has come over
+// UDP, and returns nil. It opens no socket before, so that nobody gets half an answer.
 func (s *Server) Run(ctx context.Context) error {
 	select {
 	case <-s.cfg.Zone.Ready():
@@ -156,11 +156,18 @@ func (s *Server) Run(ctx context.Context) error {
 	group.Go(func() error {
 		<-ctx.Done()
 		s.serving.Store(false)
-		closeAll()
+		for _, c := range open {
+			if conn, ok := c.(*net.UDPConn); ok {
+				stopReading(conn)
+			} else {
+				_ = c.Close()
+			}
+		}
 		s.closeConns()
 		return nil
 	})
 	err := group.Wait()
+	closeAll()
 	s.conversing.Wait()
 	return err
 }

@@ -640,3 +640,42 @@ func FuzzMerge(f *testing.F) {
 		}
 	})
 }
+
+// TestStopAnswersWhatHasCome asks as much as a socket holds, stops the server, and wants every answer.
+func TestStopAnswersWhatHasCome(t *testing.T) {
+	const queries = 100 // as many answers as the asker's socket holds
+	c := newCluster(t)
+	c.services(1)
+	c.serve(t, ServerConfig{}) // another server, but the zone is complete
+	query := newQuery(t, "service-0.namespace-0.svc.cluster.local.", "A", false)
+	for range 5 {
+		ctx, cancel := context.WithCancel(t.Context())
+		listening := make(chan []netip.AddrPort, 1)
+		s := NewServer(ServerConfig{Zone: c.zone, Listen: []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:0")},
+			Listening: func(addrs []netip.AddrPort) { listening <- addrs }})
+		done := make(chan error, 1)
+		go func() { done <- s.Run(ctx) }()
+		at := <-listening
+		conn, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(at[0]))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range queries {
+			if _, err := conn.Write(query); err != nil {
+				t.Fatal(err)
+			}
+		}
+		cancel() // with most of them still in the socket
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		_ = conn.SetReadDeadline(time.Now().Add(5 * time.Second))
+		answer := make([]byte, 2048)
+		for i := range queries {
+			if _, err := conn.Read(answer); err != nil {
+				t.Fatalf("answer %d of %d: %v", i+1, queries, err)
+			}
+		}
+		conn.Close()
+	}
+}

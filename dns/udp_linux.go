@@ -3,8 +3,10 @@ package dns
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"net"
 	"net/netip"
+	"os"
 	"syscall"
 	"time"
 	"unsafe"
@@ -135,35 +137,58 @@ func askForDestination(raw syscall.RawConn, v4 bool) (err error) {
 func (w *udpWorker) run(ctx context.Context) error {
 	for {
 		n, err := w.receive()
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			w.finish(ctx)
+			return nil
+		}
 		if err != nil {
 			if closed(err) || ctx.Err() != nil {
 				return nil
 			}
 			return err
 		}
-		w.sending, w.cached, w.counted = 0, 0, 0
-		began := time.Now()
-		for i := range n {
-			w.handle(ctx, i)
+		w.answer(ctx, n)
+	}
+}
+
+// lastBatches bounds what is read after a server was told to stop, for those who go on asking.
+const lastBatches = 256
+
+// stopReading has run answer what has come to a socket, and then return.
+func stopReading(conn *net.UDPConn) {
+	_ = conn.SetWriteDeadline(time.Now().Add(time.Second))
+	_ = conn.SetReadDeadline(time.Unix(1, 0))
+}
+
+// finish answers what is in the socket, without waiting for more.
+func (w *udpWorker) finish(ctx context.Context) {
+	for range lastBatches {
+		w.ready()
+		if err := w.raw.Control(func(fd uintptr) { w.read(fd) }); err != nil || w.errno != 0 {
+			return
 		}
-		if w.sending > 0 {
-			each := time.Since(began) / time.Duration(n)
-			w.counters.took(inZone, each, w.sending-w.cached-w.counted)
-			w.counters.took(elsewhere, each, w.cached)
-			w.send()
-		}
+		w.answer(ctx, w.n)
+	}
+}
+
+// answer answers a batch of n packets.
+func (w *udpWorker) answer(ctx context.Context, n int) {
+	w.sending, w.cached, w.counted = 0, 0, 0
+	began := time.Now()
+	for i := range n {
+		w.handle(ctx, i)
+	}
+	if w.sending > 0 {
+		each := time.Since(began) / time.Duration(n)
+		w.counters.took(inZone, each, w.sending-w.cached-w.counted)
+		w.counters.took(elsewhere, each, w.cached)
+		w.send()
 	}
 }
 
 // receive reads a batch. An error that somebody else's packet caused is none.
 func (w *udpWorker) receive() (int, error) {
-	for i := range w.in {
-		h := &w.in[i].header
-		h.Namelen = uint32(unsafe.Sizeof(w.packets[i].from))
-		if w.control {
-			h.SetControllen(len(w.packets[i].control))
-		}
-	}
+	w.ready()
 	for {
 		if err := w.raw.Read(w.read); err != nil {
 			return 0, err
@@ -173,6 +198,17 @@ func (w *udpWorker) receive() (int, error) {
 			return w.n, nil
 		case unix.EBADF, unix.ENOTSOCK, unix.EINVAL, unix.EFAULT:
 			return 0, w.errno
+		}
+	}
+}
+
+// ready makes room for a batch.
+func (w *udpWorker) ready() {
+	for i := range w.in {
+		h := &w.in[i].header
+		h.Namelen = uint32(unsafe.Sizeof(w.packets[i].from))
+		if w.control {
+			h.SetControllen(len(w.packets[i].control))
 		}
 	}
 }

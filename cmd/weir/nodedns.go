@@ -25,8 +25,8 @@ const (
 	// retryListen is how long after a failure the sockets are opened again: somebody else may have the
 	// address.
 	retryListen = 2 * time.Second
-	// drainFirst is how long packets may take from the rules to the sockets, and drainMost how long is
-	// waited for upstreams, when we stop.
+	// drainFirst is how long packets may take from the rules to the sockets (what is in these is answered
+	// anyway), and drainMost how long is waited for upstreams, when we stop.
 	drainFirst = 100 * time.Millisecond
 	drainMost  = 3 * time.Second
 	// resolvConf has the node's own upstreams.
