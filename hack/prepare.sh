@@ -1,17 +1,13 @@
 #!/bin/bash
 # Installs what the tests need from Debian when it is missing and we may, and says what is missing
 # otherwise: nft to hold our encoding against, conntrack to look at and flush flows, ip for
-<<<<<<< HEAD
-# namespaces, a C compiler for the race detector, iptables for kube-proxy and what it leaves. Arguments
-# are further commands, each called as its package is.
+# namespaces, a C compiler for the race detector, iptables for kube-proxy and what it leaves, runc to run the
+# image, curl for what the documents say, a browser for the page. Arguments are further commands, each called as
+# its package is.
 set -euo pipefail
-declare -A package=([nft]=nftables [conntrack]=conntrack [ip]=iproute2 [gcc]=gcc [nsenter]=util-linux [iptables]=iptables)
+declare -A package=([nft]=nftables [conntrack]=conntrack [ip]=iproute2 [gcc]=gcc [nsenter]=util-linux [iptables]=iptables [runc]=runc
+  [curl]=curl [chromium]=chromium)
 for command in "$@"; do package[$command]=$command; done
-=======
-# namespaces, a C compiler for the race detector, iptables for kube-proxy and what it leaves, runc to run the image.
-set -euo pipefail
-declare -A package=([nft]=nftables [conntrack]=conntrack [ip]=iproute2 [gcc]=gcc [nsenter]=util-linux [iptables]=iptables [runc]=runc)
->>>>>>> 98d4191 (deploy: manifests, the image and alerts, tried against an API server)
 missing=()
 for command in "${!package[@]}"; do
   command -v "$command" >/dev/null || missing+=("${package[$command]}")

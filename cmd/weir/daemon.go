@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"github.com/spf13/pflag"
 	"golang.org/x/sync/errgroup"
@@ -179,6 +180,8 @@ func (d *daemon) run() error {
 		Handler: metrics.Mux(metrics.Config{Version: version, Profiling: cfg.Profiling, Flags: d.flagz(), NoStatusz: !cfg.Enabled("ComponentStatusz"), Gatherer: d.gatherer()}),
 		Failed:  d.nodeEvent("FailedToStartMetricServer")})
 
+	serve(health.Server{Name: "web", Addr: address(cfg.WebAddress), HardFail: cfg.BindAddressHardFail, Handler: d.page(),
+		WriteTimeout: 30 * time.Second})
 	if cfg.Socket != "" {
 		control := inspect.Server{Path: cfg.Socket, Handler: d.inspector.Handler()}
 		d.group.Go(func() error { return control.Run(d.ctx) })

@@ -31,7 +31,8 @@ type Config struct {
 
 	HealthzAddress      netip.AddrPort // of /healthz and /livez; the zero value: do not serve them
 	MetricsAddress      netip.AddrPort // of /metrics; the zero value: do not serve them
-	BindAddressHardFail bool           // exit if one of the two cannot be bound
+	WebAddress          netip.AddrPort // of the page that shows what we do; the zero value: do not serve it
+	BindAddressHardFail bool           // exit if one of them cannot be bound
 	Profiling           bool           // /debug/pprof at MetricsAddress
 	Socket              string         // path of the control socket; "": none
 

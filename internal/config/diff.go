@@ -33,6 +33,7 @@ var settings = []setting{
 	{"logging.verbosity", true, func(c *Config) any { return c.Logging.Verbosity }},
 	{"logging.vmodule", true, func(c *Config) any { return vmoduleText(c) }},
 	{"logging", false, func(c *Config) any { return loggingText(c) }},
+	{"--web-bind-address", false, func(c *Config) any { return c.WebAddress }},
 	{"--service-metrics", false, func(c *Config) any { return c.ServiceMetrics }},
 	{"--reset-stale-tcp", false, func(c *Config) any { return c.ResetStaleTCP }},
 	{"--socket", false, func(c *Config) any { return c.Socket }},

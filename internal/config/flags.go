@@ -146,6 +146,7 @@ func (o *Options) addOwnFlags(fs *pflag.FlagSet) {
 	fs.DurationVar(&o.own.MinSyncPeriod, "min-sync-period", 0, "Least time between the beginnings of two syncs, such as 500ms: a ceiling on their rate. "+
 		"It is taken before that of --config. Default: 0s, sync whenever something has changed.")
 	fs.StringVar(&o.own.Socket, "socket", DefaultSocket, "Path of the control socket, which weir status, services, trace and the like ask. For root alone. Empty: none.")
+	fs.StringVar(&o.webAddress, "web-bind-address", "", "IP:port of a page that shows what Weir does, such as 127.0.0.1:10257. Whoever reaches it can read the names and addresses of all Services. Empty: do not serve it. Default: none.")
 	fs.IntVar(&o.own.ServiceMetrics, "service-metrics", 0, "How many services have a metric of their new connections, weir_service_connections_total; "+
 		"those of further ones are counted together. Default: 0, no connection is counted.")
 	fs.BoolVar(&o.own.ResetStaleTCP, "reset-stale-tcp", false, "Reset TCP connections to endpoints that are gone, in place of letting them hang. Default: false.")

@@ -21,6 +21,7 @@ type Options struct {
 	hostname     string
 	nodeIPs      []string
 	serviceCIDRs []string
+	webAddress   string
 	own          Config // what our own flags say, those above aside
 	dns          dnsOptions
 
@@ -224,6 +225,12 @@ func (o *Options) overlay(r *resolver, c *Config) {
 	c.ResetStaleTCP, c.ReplaceKubeProxy, c.Socket = own.ResetStaleTCP, own.ReplaceKubeProxy, own.Socket
 	c.SysctlDir = own.SysctlDir
 	c.ShowVersion, c.WriteConfigTo, c.Cleanup, c.InitOnly = own.ShowVersion, own.WriteConfigTo, own.Cleanup, own.InitOnly
+	if o.webAddress != "" {
+		var err error
+		if c.WebAddress, err = netip.ParseAddrPort(o.webAddress); err != nil || c.WebAddress.Port() == 0 {
+			r.fault(field.Invalid(field.NewPath("--web-bind-address"), o.webAddress, "must be an address and a port, such as 127.0.0.1:10257"))
+		}
+	}
 	if c.ServiceMetrics = own.ServiceMetrics; c.ServiceMetrics < 0 {
 		r.fault(field.Invalid(field.NewPath("--service-metrics"), c.ServiceMetrics, "must be a number of services, or 0 to count nothing"))
 	}

@@ -1,0 +1,11 @@
+// The page in a real browser. A module of its own, so that what drives the browser stays out of the product.
+module github.com/weir-project/weir/test/web
+
+go 1.26
+
+require (
+	github.com/chromedp/cdproto v0.160.1
+	github.com/chromedp/chromedp v0.23.0
+)
+
+require github.com/go-json-experiment/json v0.0.0-20260213210345-44df1a37e875 // indirect
