@@ -34,6 +34,8 @@ unit: ## all tests, with the race detector (which takes cgo); histories of one g
 	CGO_ENABLED=1 $(GO) test -race -timeout 20m $$($(GO) list ./... | grep -vxF "$$($(GO) list $(SYSTEMS))")
 	CGO_ENABLED=1 $(GO) build -race -o bin/weir-race ./cmd/weir
 	WEIR_BINARY=$(CURDIR)/bin/weir-race CGO_ENABLED=1 $(GO) test -race -count=1 -timeout 20m -p 1 $(SYSTEMS)
+	$(GO) vet -C test/web ./...
+	WEIR_BINARY=$(CURDIR)/bin/weir-race $(GO) test -C test/web -count=1 ./...
 
 FUZZTIME ?= 5s
 fuzz: ## every fuzz target for FUZZTIME, after its seeds
