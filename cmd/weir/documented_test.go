@@ -47,8 +47,8 @@ func TestDocumentedCommandLines(t *testing.T) {
 	examples(newRoot())
 }
 
-// optional is what a synopsis has in brackets: it may be left out.
-var optional = regexp.MustCompile(`\[[^\]]*\]`)
+// optional is what a synopsis has in brackets, or leaves out.
+var optional = regexp.MustCompile(`\[[^\]]*\]|…`)
 
 // takes reports what is wrong with a command line.
 func takes(line string) error {

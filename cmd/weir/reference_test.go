@@ -141,6 +141,7 @@ func allMetrics(t *testing.T) []metric {
 	forwarding.Of(forward.New(forward.Options{}, forward.Config{}))
 	add("", forwarding)
 	add("", dnsmetrics.NewLeases(nil))
+	add("", dnsmetrics.NewLeases(nil))
 	return out
 }
 
