@@ -2,6 +2,8 @@ package cluster
 
 import (
 	"errors"
+	"maps"
+	"net/http"
 	"net/netip"
 	"slices"
 	"strings"
@@ -18,7 +20,7 @@ import (
 	"github.com/weir-project/weir/internal/netlab"
 )
 
-var overlays = []string{"overlays/plain", "overlays/replace-kube-proxy", "overlays/cleanup"}
+var overlays = []string{"overlays/plain", "overlays/replace-kube-proxy", "overlays/dns", "overlays/cleanup"}
 
 // TestNetnsManifests has the API server look at every manifest, strictly.
 func TestNetnsManifests(t *testing.T) {
@@ -78,7 +80,7 @@ func TestNetnsPlain(t *testing.T) {
 	c := w.start(p, "weir")
 	c.ready(p)
 	w.traffic("first", 1)
-	w.rights(c, objects)
+	w.complaints(c)
 	c.stop()
 
 	// What a client does that knows nothing of streaming lists.
@@ -86,8 +88,20 @@ func TestNetnsPlain(t *testing.T) {
 	again := w.start(p, "weir")
 	again.ready(p)
 	w.traffic("second", 2)
+	w.complaints(again)
 	again.stop()
-	w.rightsAreNeeded("weir")
+
+	role, err := w.api.RbacV1().ClusterRoles().Get(t.Context(), "weir", metav1.GetOptions{})
+	w.must(err)
+	w.asksFor(rightsOf(role.Rules))
+	proxy, err := w.api.RbacV1().ClusterRoles().Get(t.Context(), "system:node-proxier", metav1.GetOptions{})
+	w.must(err)
+	kubeProxys := rightsOf(proxy.Rules)
+	for _, right := range rightsOf(role.Rules) {
+		if !slices.Contains(kubeProxys, right) {
+			t.Errorf("kube-proxy has no right to %s", right)
+		}
+	}
 
 	w.refused(p)
 }
@@ -144,8 +158,8 @@ func (w *world) traffic(name string, n int) {
 // external is claimed by every Service of these tests: Weir tells those that do not get it.
 const external = "198.18.0.1"
 
-// rights looks for complaints about missing ones.
-func (w *world) rights(c *container, _ []*unstructured.Unstructured) {
+// complaints looks for those about missing rights.
+func (w *world) complaints(c *container) {
 	w.t.Helper()
 	for line := range strings.Lines(c.said()) {
 		if strings.Contains(strings.ToLower(line), "forbidden") || strings.Contains(line, "Kernel parameters") {
@@ -153,43 +167,26 @@ func (w *world) rights(c *container, _ []*unstructured.Unstructured) {
 		}
 	}
 	for _, r := range w.requests() {
-		if r.Response.Code >= 400 && r.Response.Code != 404 {
+		if r.Response.Code >= 400 && r.Response.Code != http.StatusNotFound {
 			w.t.Errorf("the API server refuses: %+v", r)
 		}
 	}
 }
 
-// rightsAreNeeded compares what roles allow with what has been asked for.
-func (w *world) rightsAreNeeded(roles ...string) {
+// asksFor compares what roles allow with what has been asked for.
+func (w *world) asksFor(rights []string) {
 	w.t.Helper()
-	allowed := map[string]bool{}
-	for _, name := range roles {
-		role, err := w.api.RbacV1().ClusterRoles().Get(w.t.Context(), name, metav1.GetOptions{})
-		w.must(err)
-		for _, right := range rightsOf(role.Rules) {
-			allowed[right] = true
-		}
-	}
+	slices.Sort(rights)
 	w.eventually(func() error { // a repeated event is sent some time after
 		asked := map[string]bool{}
 		for _, r := range w.requests() {
 			asked[r.Verb+" "+r.ObjectRef.APIGroup+"/"+r.ObjectRef.Resource] = true
 		}
-		if diff := cmp.Diff(allowed, asked); diff != "" {
-			return errors.New("what is allowed and what is asked for (-allowed +asked):\n" + diff)
+		if diff := cmp.Diff(rights, slices.Sorted(maps.Keys(asked))); diff != "" {
+			return errors.New("rights and requests (-rights +requests):\n" + diff)
 		}
 		return nil
 	})
-
-	// And it is no more than kube-proxy has.
-	proxy, err := w.api.RbacV1().ClusterRoles().Get(w.t.Context(), "system:node-proxier", metav1.GetOptions{})
-	w.must(err)
-	kubeProxys := rightsOf(proxy.Rules)
-	for right := range allowed {
-		if !slices.Contains(kubeProxys, right) {
-			w.t.Errorf("kube-proxy has no right to %s", right)
-		}
-	}
 }
 
 // rightsOf returns rules as "verb group/resource", without regard to names.
