@@ -423,7 +423,7 @@ func (v *asking) dnsperf(ctx context.Context, l queries, args ...string) (p perf
 		return p, context.Cause(ctx)
 	}
 	argv := []string{"-c", strconv.Itoa(runtime.NumCPU() - 1), "dnsperf", "-s", world.NamesAddr.Addr().String(), "-p", strconv.Itoa(int(world.NamesAddr.Port())),
-		"-d", l.file, "-c", "4", "-T", "1", "-t", "2"}
+		"-d", l.file, "-c", "4", "-T", "1", "-t", "5"}
 	if l.edns {
 		argv = append(argv, "-e")
 	}
