@@ -71,6 +71,25 @@ func (r *Reader) Get(set Set, key Element) (Element, bool, error) {
 	return found, found.Frontend.Addr.IsValid(), nil
 }
 
+// Leased reports whether this node answers a frontend itself by now (see lease.go).
+func (r *Reader) Leased(f Frontend) (bool, error) {
+	fam := familyOf(f.Addr)
+	var m messages
+	m.begin(fam.nfproto, unix.NFT_MSG_GETSETELEM, 0)
+	m.string(unix.NFTA_SET_ELEM_LIST_TABLE, r.table(fam))
+	m.string(unix.NFTA_SET_ELEM_LIST_SET, leaseSet)
+	list := m.nest(unix.NFTA_SET_ELEM_LIST_ELEMENTS)
+	appendElement(&m, fam, SnatAlways, &Element{Frontend: f}, true) // a set with the same key
+	m.unnest(list)
+	m.end()
+	found := false
+	err := r.c.sock.ask(&m, func([]byte) error { found = true; return nil })
+	if err != nil && !errors.Is(err, unix.ENOENT) {
+		return false, fmt.Errorf("look up %s in %s: %w", f, leaseSet, err)
+	}
+	return found && err == nil, nil
+}
+
 // errNoTable says that there is nothing to read.
 var errNoTable = errors.New("there is no table of ours")
 

@@ -32,6 +32,9 @@ type Packet struct {
 	// sends the packet, rather than receives it.
 	FromNode, Generated bool
 	Interface           string // where it came in; "" if Generated
+	Out                 string // where it leaves the node; for Masquerade alone
+	// Leased says that this node answers To itself by now: there is a lease, and a socket.
+	Leased bool
 }
 
 // Outcome is what becomes of a packet.
@@ -43,11 +46,12 @@ const (
 	Translated                // goes to one of Targets
 	Refused
 	Dropped
+	Untracked // goes where it is addressed to, past conntrack and NAT: this node answers
 )
 
 // String returns the outcome in one word.
 func (o Outcome) String() string {
-	return [...]string{Unserved: "unserved", Translated: "translated", Refused: "refused", Dropped: "dropped"}[o]
+	return [...]string{Unserved: "unserved", Translated: "translated", Refused: "refused", Dropped: "dropped", Untracked: "untracked"}[o]
 }
 
 // Target is an endpoint that a packet may be sent to.
@@ -240,8 +244,13 @@ func (w *walker) expression(e expression) (end ending, to, result string, err er
 		case *expr.Reject:
 			w.out.Outcome = Refused
 			return finished, "", "reject" + map[uint32]string{unix.NFT_REJECT_TCP_RST: " with tcp reset"}[e.Type], nil
-		case *expr.Dynset:
+		case *expr.Dynset, *expr.Counter:
 			return matched, "", "", nil
+		case *expr.Socket:
+			return w.loadSocket(e)
+		case *expr.Notrack:
+			w.out.Outcome = Untracked
+			return finished, "", "notrack", nil
 		}
 	}
 	return noMatch, "", "", fmt.Errorf("expression %T is not known", e)
@@ -277,6 +286,10 @@ func (w *walker) loadMeta(e *expr.Meta) (ending, string, string, error) {
 		name := make([]byte, unix.IFNAMSIZ)
 		copy(name, w.packet.Interface)
 		return w.load(e.Register, name, fmt.Sprintf("iifname %q", w.packet.Interface))
+	case expr.MetaKeyOIFNAME:
+		name := make([]byte, unix.IFNAMSIZ)
+		copy(name, w.packet.Out)
+		return w.load(e.Register, name, fmt.Sprintf("oifname %q", w.packet.Out))
 	}
 	return noMatch, "", "", fmt.Errorf("meta key %d is not known", e.Key)
 }
@@ -294,8 +307,25 @@ func (w *walker) loadPayload(e *expr.Payload) (ending, string, string, error) {
 		return w.load(e.DestRegister, to.Addr().AsSlice(), to.Addr().String())
 	case e.Base == expr.PayloadBaseTransportHeader && e.Offset == 2:
 		return w.load(e.DestRegister, binary.BigEndian.AppendUint16(nil, to.Port()), fmt.Sprint(to.Port()))
+	case e.Base == expr.PayloadBaseTransportHeader && e.Offset == 0:
+		return w.load(e.DestRegister, []byte{0x80, 0}, "its source port") // any that the kernel gives
+	case e.Base == expr.PayloadBaseTransportHeader && e.Offset == 13 && e.Len == 1:
+		const syn = 1 << 1
+		return w.load(e.DestRegister, []byte{syn}, "tcp flags syn")
+	case e.Base == expr.PayloadBaseNetworkHeader && e.Len == 1:
+		return w.load(e.DestRegister, []byte{64}, "ttl 64")
 	}
 	return noMatch, "", "", fmt.Errorf("payload at %d, %d is not known", e.Base, e.Offset)
+}
+
+// loadSocket loads whether the socket that would take the packet is bound to every address: 0 if not.
+// Without a socket the rule does not match.
+func (w *walker) loadSocket(e *expr.Socket) (ending, string, string, error) {
+	w.asked = append(w.asked, "a socket of its own")
+	if !w.packet.Leased {
+		return noMatch, "", "no match", nil
+	}
+	return w.load(e.Register, []byte{0}, "socket wildcard")
 }
 
 func (w *walker) loadOriginal(e ctOriginal) (ending, string, string, error) {
@@ -358,6 +388,10 @@ func (w *walker) comparison(e *expr.Cmp) string {
 		return w.loaded + " type local"
 	case strings.HasPrefix(w.loaded, "iifname"):
 		return fmt.Sprintf("%s = %q", w.loaded, bytes.TrimRight(e.Data, "\x00"))
+	case strings.HasPrefix(w.loaded, "oifname"):
+		return fmt.Sprintf("%s is not %q", w.loaded, bytes.TrimRight(e.Data, "\x00"))
+	case strings.Contains(w.loaded, "source port"), strings.Contains(w.loaded, "ttl"), strings.Contains(w.loaded, "flags"), strings.Contains(w.loaded, "wildcard"), len(e.Data) == 2:
+		return fmt.Sprintf("%s against %d", w.loaded, e.Data)
 	case w.loaded == "ct status":
 		return "ct status is not dnat"
 	}
@@ -368,6 +402,9 @@ func (w *walker) comparison(e *expr.Cmp) string {
 }
 
 func (w *walker) lookup(e *expr.Lookup) (ending, string, string, error) {
+	if e.SetName == leaseSet {
+		return w.lease()
+	}
 	set, timeout, ok := setOf(e.SetName)
 	if !ok {
 		return noMatch, "", "", fmt.Errorf("no set %s", e.SetName)
@@ -397,6 +434,17 @@ func (w *walker) lookup(e *expr.Lookup) (ending, string, string, error) {
 	data := appendPort(appendAddr(nil, found.Endpoint.Addr()), found.Endpoint.Port())
 	copy(w.at(e.DestRegister), data)
 	w.out.Affinity = set == Affinity
+	return matched, "", "", nil
+}
+
+// leaseSet holds what this node answers itself, for as long as it does.
+const leaseSet = "dns-alive"
+
+func (w *walker) lease() (ending, string, string, error) {
+	w.asked = append(w.asked, w.loaded+" in "+leaseSet)
+	if !w.packet.Leased {
+		return noMatch, "", "no match", nil
+	}
 	return matched, "", "", nil
 }
 

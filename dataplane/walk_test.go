@@ -168,6 +168,7 @@ func TestWalkMasquerade(t *testing.T) {
 		{"stranger to a cluster IP", Layout{Local: detect}, []Set{ClusterIPs}, Packet{Source: stranger}, pod, true},
 		{"stranger, nobody can be told", Layout{}, []Set{ClusterIPs}, Packet{Source: stranger}, pod, false},
 		{"pod, everybody is masqueraded", Layout{Local: detect, MasqueradeAll: true}, []Set{ClusterIPs}, Packet{Source: pod}, stranger, true},
+		{"counted", Layout{Local: detect, CountConnections: true}, []Set{ClusterIPs}, Packet{Source: stranger}, pod, true},
 		{"hairpin", Layout{Local: detect}, []Set{ClusterIPs, Hairpin}, Packet{Source: pod}, pod, true},
 		{"always", Layout{Local: detect}, []Set{SnatAlways}, Packet{Source: pod}, stranger, true},
 		{"node, Local", Layout{Local: detect}, []Set{SnatNode}, Packet{Source: stranger, FromNode: true, Generated: true}, pod, true},

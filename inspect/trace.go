@@ -113,7 +113,7 @@ func (i *Inspector) Trace(q Question) (api.Trace, error) {
 		return t, err
 	}
 	x.held = i.cfg.Proxy.View(x.packet.To, x.packet.Source)
-	if err := x.remembered(); err != nil {
+	if err := x.dynamic(); err != nil {
 		return t, err
 	}
 	walk, err := x.layout.Walk(x.packet, x)
@@ -178,9 +178,12 @@ func (x *tracing) locate() error {
 	return nil
 }
 
-// remembered asks the kernel for the endpoint that a client with affinity was given.
-func (x *tracing) remembered() error {
-	if x.held.Timeout(x.packet.To) == 0 {
+// dynamic asks the kernel for what only that knows: the endpoint that a client with affinity was
+// given, and whether this node answers its DNS address.
+func (x *tracing) dynamic() error {
+	leases := x.i.answersDNS(x.packet.To.Addr)
+	affinity := x.held.Timeout(x.packet.To) > 0
+	if !leases && !affinity {
 		return nil
 	}
 	r, err := x.i.cfg.Kernel.Reader()
@@ -188,6 +191,14 @@ func (x *tracing) remembered() error {
 		return err
 	}
 	defer r.Close()
+	if leases {
+		if x.packet.Leased, err = r.Leased(x.packet.To); err != nil {
+			return err
+		}
+	}
+	if !affinity {
+		return nil
+	}
 	e, ok, err := r.Get(dataplane.Affinity, dataplane.Element{Frontend: x.packet.To, Client: x.packet.Source})
 	if ok {
 		x.given = e.Endpoint
@@ -219,7 +230,9 @@ func (x *tracing) targets(list []dataplane.Target) error {
 			return err
 		}
 		if x.packet.Generated || !to.local { // else it is delivered without going through postrouting
-			masqueraded, steps, err := x.layout.Masquerade(x.packet, target.Endpoint, x)
+			packet := x.packet
+			packet.Out = to.link
+			masqueraded, steps, err := x.layout.Masquerade(packet, target.Endpoint, x)
 			if err != nil {
 				return err
 			}
@@ -237,8 +250,27 @@ func (x *tracing) targets(list []dataplane.Target) error {
 	return nil
 }
 
+// answersDNS reports whether an address is one at which this node answers DNS, when it does.
+func (i *Inspector) answersDNS(a netip.Addr) bool {
+	if i.cfg.DNS == nil {
+		return false
+	}
+	d := i.cfg.DNS()
+	return d != nil && slices.Contains(d.Addresses, a)
+}
+
 // explain says in Kubernetes' words what the walk has found.
 func (x *tracing) explain(walk *dataplane.Walk) {
+	if walk.Outcome == dataplane.Untracked {
+		x.why("this node answers DNS at %s itself: the packet is neither tracked nor translated, and delivered here", x.packet.To.Addr)
+		return
+	}
+	if walk.Outcome == dataplane.Refused && x.i.answersDNS(x.packet.To.Addr) {
+		if _, ok := x.i.cfg.Proxy.Owner(x.packet.To); !ok {
+			x.why("%s is where this node answers DNS, and nothing else: refused", x.packet.To.Addr)
+			return
+		}
+	}
 	owner, ok := x.i.cfg.Proxy.Owner(x.packet.To)
 	if !ok {
 		x.explainNobody(walk)

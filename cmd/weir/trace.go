@@ -23,10 +23,10 @@ udp or sctp. DST is an address or a name of the cluster: then the DNS answer com
 
 The rules themselves are walked, with what their maps hold. The answer is one of: translated, with every
 endpoint that the connection may get, how likely that is, and whether the endpoint sees another source
-(masqueraded); refused; dropped; or unserved: then Weir does nothing about it. A connection that has
+(masqueraded); refused; dropped; untracked: this node's own DNS answers; or unserved: then Weir does nothing about it. A connection that has
 begun stays where it is, whatever this says.
 
-The exit code is 0 if the connection gets an endpoint, 1 otherwise.`,
+The exit code is 0 if the connection gets an endpoint or this node's DNS, 1 otherwise.`,
 		Example: `  weir trace 10.244.1.10 tcp 10.96.0.10:80
   weir trace node tcp kubernetes.default:443
   weir trace 203.0.113.7 udp 192.0.2.1:30053 -o json
@@ -44,7 +44,7 @@ The exit code is 0 if the connection gets an endpoint, 1 otherwise.`,
 		if err := l.show(cmd, t, func(out *screen) { printTrace(out, &t) }); err != nil {
 			return err
 		}
-		if t.Outcome != "translated" {
+		if t.Outcome != "translated" && t.Outcome != "untracked" {
 			return errNotFine
 		}
 		return nil

@@ -278,7 +278,8 @@ type Trace struct {
 	Answer *DNSAnswer `json:"answer,omitempty"`
 	To     Frontend   `json:"to"`
 
-	// Outcome is translated, refused, dropped or unserved: then Weir does nothing about it.
+	// Outcome is translated, refused, dropped, untracked (this node's own DNS answers) or unserved: then
+	// Weir does nothing about it.
 	Outcome string `json:"outcome"`
 	// Service and Kind are of the frontend, if there is one.
 	Service string   `json:"service,omitempty"`
