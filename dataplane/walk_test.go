@@ -152,6 +152,45 @@ func TestWalk(t *testing.T) {
 	}
 }
 
+// Packets to a DNS address of this node go past NAT while there is a lease, and the Service's way
+// otherwise.
+func TestWalkLease(t *testing.T) {
+	f := Frontend{netip.MustParseAddr("10.96.0.10"), 53, 17}
+	layout := Layout{Local: LocalDetection{CIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")}}, DNS: DNS{Addrs: []netip.Addr{f.Addr}}}
+	pod, stranger := netip.MustParseAddr("10.244.1.5"), netip.MustParseAddr("192.0.2.7")
+	for _, tt := range []struct {
+		name   string
+		packet Packet
+		proto  Protocol
+		want   Outcome
+	}{
+		{"pod, UDP", Packet{Source: pod, Leased: true}, 17, Untracked},
+		{"pod, TCP", Packet{Source: pod, Leased: true}, 6, Untracked},
+		{"node", Packet{Source: f.Addr, FromNode: true, Generated: true, Leased: true}, 17, Untracked},
+		{"stranger", Packet{Source: stranger, Leased: true}, 17, Translated},
+		{"pod without a lease", Packet{Source: pod}, 17, Translated},
+		{"node without a lease", Packet{Source: f.Addr, FromNode: true, Generated: true}, 6, Translated},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			to := f
+			to.Protocol = tt.proto
+			tt.packet.To = to
+			w, err := layout.Walk(tt.packet, &held{frontend: to, slots: 2, verdicts: map[Set]Verdict{Services: Balance(2)}})
+			if err != nil || w.Outcome != tt.want {
+				t.Errorf("%s, %v, want %s\n%v", w.Outcome, err, tt.want, w.Steps)
+			}
+		})
+	}
+	// What the node sends with its DNS address as source is masqueraded where it leaves.
+	for out, want := range map[string]bool{"eth0": true, "lo": false} {
+		p := Packet{Source: f.Addr, To: f, FromNode: true, Generated: true, Out: out}
+		got, steps, err := layout.Masquerade(p, netip.AddrPortFrom(stranger, 53), &held{frontend: f})
+		if err != nil || got != want {
+			t.Errorf("out by %s: %t, %v, want %t\n%v", out, got, err, want, steps)
+		}
+	}
+}
+
 func TestWalkMasquerade(t *testing.T) {
 	f := walkFrontend(4)
 	pod, stranger := netip.MustParseAddr("10.244.1.5"), netip.MustParseAddr("192.0.2.7")

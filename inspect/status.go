@@ -70,7 +70,7 @@ func (i *Inspector) judge(s *api.Status) {
 		}
 		because("the kernel refused %s: %s", name, a.Reason)
 	}
-	if s.DNS != nil && !s.DNS.Serving {
+	if s.DNS != nil && !(s.DNS.Serving && s.DNS.Alive) {
 		because("DNS does not answer: %s", s.DNS.Reason)
 	}
 	if n := len(s.Conflicts); n > 0 {

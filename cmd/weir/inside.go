@@ -10,6 +10,7 @@ import (
 	"k8s.io/component-base/metrics/legacyregistry"
 
 	"github.com/weir-project/weir/inspect"
+	"github.com/weir-project/weir/inspect/api"
 )
 
 // logged is the end of this process's log.
@@ -19,12 +20,24 @@ var logged logRing
 func (d *daemon) inspected() inspect.Config {
 	return inspect.Config{
 		Build: build(), Node: d.cfg.Load().NodeName, Source: d.from,
-		Engine: d.engine, Proxy: d.proxy, Kernel: d.kernel, Health: d.health,
+		Engine: d.engine, Proxy: d.proxy, Kernel: d.kernel, Health: d.health, DNS: d.tellDNS,
 		Debug: map[string]inspect.Part{
 			"config": d.writeConfig, "log": logged.write, "metrics": writeMetrics,
 			"goroutines": inspect.Goroutines, "sysctls": inspect.Sysctls, "network": inspect.Network,
 		},
 	}
+}
+
+// tellDNS tells how the cluster's DNS on this node is; nil: it is not switched on.
+func (d *daemon) tellDNS() *api.DNS {
+	if d.dns == nil {
+		return nil
+	}
+	t := &api.DNS{Addresses: d.dns.addrs, Serving: d.dns.names.server.Serving(), Alive: true, Domain: d.dns.names.zone.Domain()}
+	if err := d.dns.keeper.Err(); err != nil {
+		t.Alive, t.Reason = false, err.Error()
+	}
+	return t
 }
 
 // writeConfig writes the configuration in force and the flags that were given. Neither holds a secret:
