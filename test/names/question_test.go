@@ -137,7 +137,7 @@ var certain = []question{
 	{name: "cluster.local.", qtype: dns.TypeNS, edns: -1},
 	{name: "ns.dns.cluster.local.", qtype: dns.TypeA, edns: -1},
 	{name: "ns.dns.cluster.local.", qtype: dns.TypeAAAA, edns: -1},
-	{name: "NS.dns.cluster.local.", qtype: dns.TypeSRV, edns: -1},
+	{name: "ns.dns.cluster.LOCAL.", qtype: dns.TypeSRV, edns: -1},
 	{name: "ip6.arpa.", qtype: dns.TypePTR, edns: -1},
 	{name: "dns.odd.svc.cluster.local.", qtype: dns.TypeANY, edns: -1},
 	{name: "dns.odd.svc.cluster.local.", qtype: dns.TypeSRV, edns: -1},
