@@ -29,7 +29,7 @@ lint:
 
 # Whole systems under load are tried one after the other, or they would measure each other.
 SYSTEMS := ./test/... ./deploy/... ./internal/netlab ./internal/kubelab
-unit: ## all tests, with the race detector (which takes cgo); histories of one goroutine without it, ten times as many
+unit: ## all tests, with the race detector (which takes cgo); histories of one goroutine without it, six to ten times as many
 	$(GO) test -run Histor ./endpoints ./proxier
 	CGO_ENABLED=1 $(GO) test -race -timeout 20m $$($(GO) list ./... | grep -vxF "$$($(GO) list $(SYSTEMS))")
 	CGO_ENABLED=1 $(GO) build -race -o bin/weir-race ./cmd/weir

@@ -141,7 +141,6 @@ func allMetrics(t *testing.T) []metric {
 	forwarding.Of(forward.New(forward.Options{}, forward.Config{}))
 	add("", forwarding)
 	add("", dnsmetrics.NewLeases(nil))
-	add("", dnsmetrics.NewLeases(nil))
 	return out
 }
 
