@@ -23,6 +23,9 @@ type Config struct {
 	// Shared leaves the tables without an owner, as on kernels before 6.9. Who has the right may
 	// then change them; Watch notices.
 	Shared bool
+	// Sent is told of every transaction that the kernel took and that added or deleted elements: how long
+	// that was, and how many. It is called with the Conn locked, and must not use it. Nil: nobody.
+	Sent func(took time.Duration, elements int)
 }
 
 // Conn writes the tables of one network namespace. It is their only writer, and its methods may
@@ -247,10 +250,14 @@ func (c *Conn) commit(b *batch) error {
 	b.finish()
 	c.stats.Transactions++
 	c.stats.Bytes += uint64(len(b.b))
+	start := time.Now()
 	err := c.transact(b)
 	if err != nil {
 		c.stats.Refused++
 		return err
+	}
+	if c.cfg.Sent != nil && b.elements > 0 {
+		c.cfg.Sent(time.Since(start), b.elements)
 	}
 	c.gen = nextGeneration(c.gen)
 	c.stats.Elements += uint64(b.elements)

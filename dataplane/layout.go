@@ -70,9 +70,6 @@ const (
 // draws is how often a class draws a slot before it falls back to its lower half.
 const draws = 8
 
-// maxAffinityEntries is how many clients are remembered per family.
-const maxAffinityEntries = 1 << 18
-
 // family is what differs between ip and ip6.
 type family struct {
 	name     string // as nft has it
@@ -166,7 +163,7 @@ var schemas = [numSets + 1]schema{
 	AllowedSources: {name: "allowed-sources", key: append(frontendKey[:3:3], fieldAddr), flags: unix.NFT_SET_INTERVAL | setConcat},
 	AffinityOf:     {name: "affinity-", key: frontendKey},
 	Affinity: {name: "affinity", key: append([]field{fieldAddr}, frontendKey...), data: []field{fieldAddr, fieldPort},
-		flags: unix.NFT_SET_TIMEOUT | unix.NFT_SET_EVAL, size: maxAffinityEntries},
+		flags: unix.NFT_SET_TIMEOUT | unix.NFT_SET_EVAL, size: MaxAffinity},
 	ServiceCIDRs: {name: "service-cidrs", key: []field{fieldAddr}, flags: unix.NFT_SET_INTERVAL},
 	dnsAlive:     {name: "dns-alive", key: frontendKey, flags: unix.NFT_SET_TIMEOUT},
 }

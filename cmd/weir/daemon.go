@@ -76,7 +76,7 @@ func newDaemon(ctx context.Context, cfg *config.Config, flags *pflag.FlagSet) (*
 	if err != nil {
 		return nil, err
 	}
-	if d.kernel, err = dataplane.Open(ctx, dataplane.Config{Layout: layout(cfg), NoIPv6: !hasIPv6()}); err != nil {
+	if d.kernel, err = dataplane.Open(ctx, dataplane.Config{Layout: layout(cfg), NoIPv6: !hasIPv6(), Sent: d.sent}); err != nil {
 		return nil, err
 	}
 	if err := d.assemble(reporter); err != nil {
@@ -86,11 +86,14 @@ func newDaemon(ctx context.Context, cfg *config.Config, flags *pflag.FlagSet) (*
 	return d, nil
 }
 
+// familyNamed are the families by their names in nftables.
+var familyNamed = map[string]endpoints.Family{"ip": endpoints.IPv4, "ip6": endpoints.IPv6}
+
 // assemble puts together what works between the source and the kernel.
 func (d *daemon) assemble(reporter endpoints.Reporter) (err error) {
 	cfg := d.cfg.Load()
 	for _, name := range d.kernel.Families() {
-		d.families = append(d.families, map[string]endpoints.Family{"ip": endpoints.IPv4, "ip6": endpoints.IPv6}[name])
+		d.families = append(d.families, familyNamed[name])
 	}
 	d.logger.V(1).Info("The kernel has what is needed", "families", d.kernel.Families(), "ownedTables", d.kernel.Owned())
 	if recorder == nil {
@@ -196,6 +199,7 @@ func (d *daemon) run() error {
 	d.group.Go(func() error { return d.kernel.Watch(d.ctx, d.rulesetChanged) })
 	d.group.Go(d.takeOver)
 	d.group.Go(d.tidyAddresses)
+	d.group.Go(d.countAffinity)
 	d.runDNS()
 	if d.events != nil {
 		d.events.Eventf(d.nodeReference(), nil, v1.EventTypeNormal, "Starting", "StartWeir", "")

@@ -2,6 +2,7 @@ package main
 
 import (
 	"net/netip"
+	"time"
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -48,6 +49,9 @@ func (d *daemon) SyncDone(r proxier.SyncReport) {
 		}
 	}
 }
+
+// sent is told of every transaction of elements. The first may come before there is a recorder.
+func (d *daemon) sent(took time.Duration, elements int) { d.metrics.Transaction(took, elements) }
 
 func (d *daemon) record(r proxier.SyncReport) {
 	var families []endpoints.Family // nil is all

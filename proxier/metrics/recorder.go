@@ -128,7 +128,7 @@ func newRecorder(d *definer) *Recorder {
 		delay: d.histogram("weir_programming_duration_seconds",
 			"From the arrival of the earliest change in a sync until the kernel had it.", quickBuckets),
 		txDuration: d.histogram("weir_transaction_duration_seconds",
-			"How long the kernel took for a transaction.", quickBuckets),
+			"How long the kernel took for a transaction that added or deleted elements of sets and maps. Refused ones and leases of DNS do not count.", quickBuckets),
 		txElements: d.histogram("weir_transaction_elements",
 			"Elements of sets and maps that a transaction added or deleted.", elementBuckets),
 		transactions: d.counter("weir_transactions_total",
@@ -160,7 +160,7 @@ func newRecorder(d *definer) *Recorder {
 		connectionsReset: d.counter("weir_connections_reset_total",
 			"TCP connections to endpoints that are gone whose clients were sent a reset.", ipFamily),
 		affinity: d.gauge("weir_affinity_entries",
-			"Clients remembered for session affinity.", ipFamily),
+			"Clients remembered for session affinity, as counted twice a minute.", ipFamily),
 		affinityLimit: d.gauge("weir_affinity_entries_limit",
 			"Clients that can be remembered for session affinity. When as many are, new ones have no affinity.", ipFamily),
 	}
@@ -323,7 +323,7 @@ func (r *Recorder) Livez(code int) {
 	r.livez.WithLabelValues(strconv.Itoa(code)).Inc()
 }
 
-// Transaction takes down one transaction: how long the kernel took, and how many elements it added
+// Transaction takes down one transaction of elements that the kernel took: how long the kernel took, and how many elements it added
 // or deleted.
 func (r *Recorder) Transaction(d time.Duration, elements int) {
 	if r == nil {

@@ -6,11 +6,15 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/weir-project/weir/internal/netlab"
 )
@@ -153,6 +157,7 @@ func TestNetnsAffinity(t *testing.T) {
 		d.stop()
 		same(t, first, look(t))
 		d.start()
+		d.remembers(t, 3*crowdSize, 2*crowdSize) // three of the lines are IPv4
 		same(t, first, look(t))
 	})
 	t.Run("kept over a crash", func(t *testing.T) {
@@ -236,3 +241,30 @@ func testExpiry(t *testing.T, l line) {
 		t.Errorf("%s: everybody is still answered by the same after a timeout of 3 s", l)
 	}
 }
+
+// remembers waits until weir, which has just been started, tells how many clients the kernel remembers.
+func (d *daemon) remembers(t *testing.T, v4, v6 float64) {
+	t.Helper()
+	const limit = 1 << 18
+	want := map[string]float64{
+		`weir_affinity_entries{ip_family="IPv4"}`: v4, `weir_affinity_entries_limit{ip_family="IPv4"}`: limit,
+		`weir_affinity_entries{ip_family="IPv6"}`: v6, `weir_affinity_entries_limit{ip_family="IPv6"}`: limit,
+	}
+	var got map[string]float64
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+		got = map[string]float64{}
+		for _, m := range affinityOf.FindAllStringSubmatch(d.metrics(t), -1) {
+			n, err := strconv.ParseFloat(m[2], 64)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got[m[1]] = n
+		}
+		if maps.Equal(want, got) {
+			return
+		}
+	}
+	t.Errorf("remembered clients (-want +got):\n%s", cmp.Diff(want, got))
+}
+
+var affinityOf = regexp.MustCompile(`(?m)^(weir_affinity_entries.*) (\S+)$`)

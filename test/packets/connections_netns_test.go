@@ -18,8 +18,8 @@ import (
 	"github.com/weir-project/weir/internal/netlab"
 )
 
-// connections returns what weir says about connections to services.
-func (d *daemon) connections(t *testing.T) map[string]int {
+// metrics returns the page of that name.
+func (d *daemon) metrics(t *testing.T) string {
 	t.Helper()
 	node := d.lab.Host("node")
 	client := http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true,
@@ -35,14 +35,22 @@ func (d *daemon) connections(t *testing.T) map[string]int {
 	if err != nil {
 		t.Fatal(err)
 	}
-	counts := map[string]int{}
-	for _, m := range seriesOf.FindAllStringSubmatch(string(page), -1) {
+	return string(page)
+}
+
+// connections returns what weir says about connections to services.
+func (d *daemon) connections(t *testing.T) (counts map[string]int) {
+	t.Helper()
+	counts = map[string]int{}
+	for _, m := range seriesOf.FindAllStringSubmatch(d.metrics(t), -1) {
 		if m[2] == "marker" {
 			continue // the test's own
 		}
-		if counts[m[1]+m[2]], err = strconv.Atoi(m[4]); err != nil {
+		n, err := strconv.Atoi(m[4])
+		if err != nil {
 			t.Fatal(err)
 		}
+		counts[m[1]+m[2]] = n
 	}
 	return counts
 }
