@@ -33,10 +33,7 @@ func (r *Reader) affinityEntries(fam *family) (n int, err error) {
 		return 0, nil
 	}
 	var m messages
-	m.begin(fam.nfproto, unix.NFT_MSG_GETSETELEM, unix.NLM_F_DUMP)
-	m.string(unix.NFTA_SET_ELEM_LIST_TABLE, table)
-	m.string(unix.NFTA_SET_ELEM_LIST_SET, Affinity.String())
-	m.end()
+	m.listing(fam, table, Affinity.String())
 	err = r.c.sock.ask(&m, func(body []byte) error { return countElements(body, &n) })
 	if errors.Is(err, errInterrupted) { // an entry told of twice or not at all does not matter
 		return n, nil

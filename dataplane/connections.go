@@ -101,10 +101,7 @@ func (k *Counters) read(fam *family, table string, all map[Counter]uint64) (err 
 
 func (k *Counters) readOnce(fam *family, table string, all map[Counter]uint64) error {
 	var m messages
-	m.begin(fam.nfproto, unix.NFT_MSG_GETSETELEM, unix.NLM_F_DUMP)
-	m.string(unix.NFTA_SET_ELEM_LIST_TABLE, table)
-	m.string(unix.NFTA_SET_ELEM_LIST_SET, connections.name)
-	m.end()
+	m.listing(fam, table, connections.name)
 	return k.c.sock.ask(&m, func(body []byte) error {
 		return decodeCounters(body, fam, func(f Frontend, n uint64) { all[Counter{f, table}] = n })
 	})

@@ -46,6 +46,14 @@ func (m *messages) end() {
 	binary.NativeEndian.PutUint32(m.b[m.start:], uint32(len(m.b)-m.start))
 }
 
+// listing asks for all elements of a set.
+func (m *messages) listing(fam *family, table, set string) {
+	m.begin(fam.nfproto, unix.NFT_MSG_GETSETELEM, unix.NLM_F_DUMP)
+	m.string(unix.NFTA_SET_ELEM_LIST_TABLE, table)
+	m.string(unix.NFTA_SET_ELEM_LIST_SET, set)
+	m.end()
+}
+
 // requestAck asks the kernel to acknowledge the message that was closed last.
 func (m *messages) requestAck() {
 	at := m.b[m.start+6:]

@@ -65,10 +65,7 @@ func (c *Conn) elements(fam *family, table string, s Set, timeout time.Duration)
 
 func (c *Conn) elementsOnce(fam *family, table string, s Set, timeout time.Duration) ([]Element, error) {
 	var m messages
-	m.begin(fam.nfproto, unix.NFT_MSG_GETSETELEM, unix.NLM_F_DUMP)
-	m.string(unix.NFTA_SET_ELEM_LIST_TABLE, table)
-	m.string(unix.NFTA_SET_ELEM_LIST_SET, setName(s, timeout))
-	m.end()
+	m.listing(fam, table, setName(s, timeout))
 	var elements []Element
 	var ends []netip.Addr
 	err := c.sock.ask(&m, func(body []byte) error {

@@ -165,10 +165,7 @@ func (r *Reader) each(fam *family, table string, s named, f func(Set, Element)) 
 		return err == nil, err
 	}
 	var m messages
-	m.begin(fam.nfproto, unix.NFT_MSG_GETSETELEM, unix.NLM_F_DUMP)
-	m.string(unix.NFTA_SET_ELEM_LIST_TABLE, table)
-	m.string(unix.NFTA_SET_ELEM_LIST_SET, setName(s.set, s.timeout))
-	m.end()
+	m.listing(fam, table, setName(s.set, s.timeout))
 	err = r.c.sock.ask(&m, func(body []byte) error {
 		return decodeElements(body, fam, s.set, func(e Element, _ bool) {
 			e.Timeout = s.timeout

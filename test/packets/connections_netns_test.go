@@ -113,7 +113,7 @@ func TestNetnsConnectionsAreCounted(t *testing.T) {
 	delete(want, "totalnear")
 	check("without the service near")
 	d.kill()
-	if err := d.tryStart(); err == nil {
+	if err = d.tryStart(); err == nil {
 		err = d.settle(1)
 	}
 	if err != nil {
