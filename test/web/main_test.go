@@ -85,11 +85,10 @@ const address = "127.0.0.1:10257"
 
 // weir is one that runs on a directory of manifests.
 type weir struct {
-	t    *testing.T
-	dir  string
-	cmd  *exec.Cmd
-	log  strings.Builder
-	args []string
+	t   *testing.T
+	dir string
+	cmd *exec.Cmd
+	log strings.Builder
 }
 
 func startWeir(t *testing.T, manifests map[string]string) *weir {
