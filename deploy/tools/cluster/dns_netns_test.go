@@ -73,12 +73,27 @@ var dnsAddress = netip.MustParseAddrPort("10.96.0.10:53")
 
 // TestNetnsDNS installs the overlay dns, which contains replace-kube-proxy, and runs what it says.
 func TestNetnsDNS(t *testing.T) {
+	w, p := newWorldWithDNS(t, "overlays/dns")
+	w.asksFor(w.rightsWithDNS())
+	w.noPort53(p)
+}
+
+// TestNetnsSearchWalk does the same with the overlay that follows pods.
+func TestNetnsSearchWalk(t *testing.T) {
+	w, _ := newWorldWithDNS(t, "overlays/dns-search-walk")
+	forWalks, err := w.api.RbacV1().ClusterRoles().Get(t.Context(), "weir-search-walk", metav1.GetOptions{})
+	w.must(err)
+	w.asksFor(append(w.rightsWithDNS(), rightsOf(forWalks.Rules)...))
+}
+
+// newWorldWithDNS installs an overlay that has DNS, and runs what it says: with and without streaming lists.
+func newWorldWithDNS(t *testing.T, overlay string) (*world, *pod.Pod) {
 	w := newWorld(t)
 	w.waitNamespace()
 	proxy := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "kube-proxy"}, Data: kubeProxyConfig}
 	_, err := w.api.CoreV1().ConfigMaps(namespace).Create(t.Context(), proxy, metav1.CreateOptions{})
 	w.must(err)
-	w.apply(w.render("overlays/dns"))
+	w.apply(w.render(overlay))
 	p := w.pod("weir")
 
 	if said, err := w.run(p, "sysctls"); err != nil {
@@ -100,15 +115,20 @@ func TestNetnsDNS(t *testing.T) {
 		c.stop()
 	}
 
-	clusterRole, err := w.api.RbacV1().ClusterRoles().Get(t.Context(), "weir", metav1.GetOptions{})
-	w.must(err)
-	forNames, err := w.api.RbacV1().ClusterRoles().Get(t.Context(), "weir-dns", metav1.GetOptions{})
-	w.must(err)
-	forConfig, err := w.api.RbacV1().Roles(namespace).Get(t.Context(), "weir-dns", metav1.GetOptions{})
-	w.must(err)
-	w.asksFor(slices.Concat(rightsOf(clusterRole.Rules), rightsOf(forNames.Rules), rightsOf(forConfig.Rules)))
+	return w, p
+}
 
-	w.noPort53(p)
+// rightsWithDNS are those that the overlay dns gives.
+func (w *world) rightsWithDNS() []string {
+	w.t.Helper()
+	ctx := w.t.Context()
+	clusterRole, err := w.api.RbacV1().ClusterRoles().Get(ctx, "weir", metav1.GetOptions{})
+	w.must(err)
+	forNames, err := w.api.RbacV1().ClusterRoles().Get(ctx, "weir-dns", metav1.GetOptions{})
+	w.must(err)
+	forConfig, err := w.api.RbacV1().Roles(namespace).Get(ctx, "weir-dns", metav1.GetOptions{})
+	w.must(err)
+	return slices.Concat(rightsOf(clusterRole.Rules), rightsOf(forNames.Rules), rightsOf(forConfig.Rules))
 }
 
 // resolves waits until a pod is told the address of a name.
@@ -136,14 +156,24 @@ func (w *world) resolves(name string, want netip.Addr) {
 	})
 }
 
-// exports looks for every metric of the alerts and the dashboard in what Weir exports.
+// exports looks for every metric of the alerts and the dashboard in what Weir exports, and for every one that
+// docs/metrics.md lists.
 func (w *world) exports() {
 	w.t.Helper()
+	_, err := w.get("127.0.0.1:10256", "/livez") // as the kubelet does
+	w.must(err)
 	page, err := w.get("127.0.0.1:10249", "/metrics")
 	w.must(err)
 	exported := map[string]bool{}
 	for _, m := range regexp.MustCompile(`(?m)^([a-zA-Z_:][a-zA-Z0-9_:]*)[ {]`).FindAllStringSubmatch(page, -1) {
 		exported[m[1]] = true
+	}
+	documented, err := monitoring.Documented()
+	w.must(err)
+	for _, name := range documented {
+		if !exported[name] && !exported[name+"_count"] && !unprovoked.MatchString(name) {
+			w.t.Errorf("docs/metrics.md: weir exports no %s", name)
+		}
 	}
 	expressions, err := monitoring.Expressions()
 	w.must(err)
@@ -159,6 +189,10 @@ func (w *world) exports() {
 		}
 	}
 }
+
+// unprovoked are metrics that are there once something has happened that does not here: a search for stale flows, a
+// query that is forwarded, and anything with --service-metrics. Other tests look at these.
+var unprovoked = regexp.MustCompile(`^(kubeproxy_conntrack_reconciler_sync_duration_seconds|coredns_proxy_request_duration_seconds|weir_service_connections_.*)$`)
 
 // noPort53 takes the right to port 53 away.
 func (w *world) noPort53(p *pod.Pod) {

@@ -20,7 +20,7 @@ import (
 	"github.com/weir-project/weir/internal/netlab"
 )
 
-var overlays = []string{"overlays/plain", "overlays/replace-kube-proxy", "overlays/dns", "overlays/cleanup"}
+var overlays = []string{"overlays/plain", "overlays/replace-kube-proxy", "overlays/dns", "overlays/dns-search-walk", "overlays/cleanup"}
 
 // TestNetnsManifests has the API server look at every manifest, strictly.
 func TestNetnsManifests(t *testing.T) {

@@ -117,6 +117,26 @@ func Expressions() (map[string]string, error) {
 	return all, nil
 }
 
+// documented is a row of a table in docs/metrics.md, which another test holds against the program.
+var documented = regexp.MustCompile("(?m)^\\| `(\\w+)` \\|")
+
+// Documented returns the metrics that docs/metrics.md lists.
+func Documented() ([]string, error) {
+	dir, err := Dir()
+	if err != nil {
+		return nil, err
+	}
+	page, err := os.ReadFile(filepath.Join(dir, "../../docs/metrics.md"))
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, m := range documented.FindAllStringSubmatch(string(page), -1) {
+		names = append(names, m[1])
+	}
+	return names, nil
+}
+
 // The parts of an expression that name no metric.
 var (
 	text      = regexp.MustCompile(`"[^"]*"`)
