@@ -40,13 +40,18 @@ func Dir() (string, error) {
 	return filepath.Join(dir, "../monitoring"), err
 }
 
-// Alerts returns the alerts.
-func Alerts() ([]Rule, error) {
+// read reads a file, by its path from deploy/monitoring.
+func read(name string) ([]byte, error) {
 	dir, err := Dir()
 	if err != nil {
 		return nil, err
 	}
-	b, err := os.ReadFile(filepath.Join(dir, "rules.yaml"))
+	return os.ReadFile(filepath.Join(dir, name))
+}
+
+// Alerts returns the alerts.
+func Alerts() ([]Rule, error) {
+	b, err := read("rules.yaml")
 	if err != nil {
 		return nil, err
 	}
@@ -77,11 +82,7 @@ type Panel struct {
 
 // Panels returns the panels of the dashboard.
 func Panels() ([]Panel, error) {
-	dir, err := Dir()
-	if err != nil {
-		return nil, err
-	}
-	b, err := os.ReadFile(filepath.Join(dir, "dashboard.json"))
+	b, err := read("dashboard.json")
 	if err != nil {
 		return nil, err
 	}
@@ -122,11 +123,7 @@ var documented = regexp.MustCompile("(?m)^\\| `(\\w+)` \\|")
 
 // Documented returns the metrics that docs/metrics.md lists.
 func Documented() ([]string, error) {
-	dir, err := Dir()
-	if err != nil {
-		return nil, err
-	}
-	page, err := os.ReadFile(filepath.Join(dir, "../../docs/metrics.md"))
+	page, err := read("../../docs/metrics.md")
 	if err != nil {
 		return nil, err
 	}
