@@ -30,17 +30,9 @@ const (
 	nftaCounterPackets = 2
 )
 
-// countChains are what counts, behind everything that leads there: connections that leave the node or
-// stay on it for one of its sockets. A connection passes one of the two hooks, once.
-func (w words) countChains() []chain {
-	return []chain{
-		{name: "count", rules: []rule{w.rule(w.count())}},
-		{name: "count-in", hook: "input", priority: priorityPostrouting, rules: []rule{
-			w.rule(w.notTranslated(), w.ret()),
-			w.rule(w.jump("count")),
-		}},
-	}
-}
+// countChain is what counts, behind everything that leads there: connections that leave the node
+// (postrouting) or stay on it for one of its sockets (input). A connection passes one of the two, once.
+func (w words) countChain() chain { return chain{name: "count", rules: []rule{w.rule(w.count())}} }
 
 // count counts a translated connection by what it was addressed to.
 func (w words) count() []expression {

@@ -258,11 +258,17 @@ func (l *Layout) chains(fam *family) []chain {
 	strangers.rules = append(strangers.rules, w.rule(w.masquerade()))
 	postrouting := chain{name: "postrouting", hook: "postrouting", priority: priorityPostrouting}
 	postrouting.rules = append(l.dnsMasquerade(w, w.notTranslated()), w.rule(w.notTranslated(), w.ret()))
-	if l.CountConnections {
-		chains = append(chains, w.countChains()...)
-		postrouting.rules = append(postrouting.rules, w.rule(w.jump("count")))
+	// What goes to a socket of this node never comes to postrouting.
+	input := chain{name: "input", hook: "input", priority: priorityPostrouting, rules: []rule{w.rule(w.notTranslated(), w.ret())}}
+	for _, c := range []*chain{&postrouting, &input} {
+		if l.CountConnections {
+			c.rules = append(c.rules, w.rule(w.jump("count")))
+		}
+		c.rules = append(c.rules, w.rule(w.jump("remember")))
 	}
-	postrouting.rules = append(postrouting.rules, w.rule(w.jump("remember")))
+	if l.CountConnections {
+		chains = append(chains, w.countChain())
+	}
 	postrouting.rules = append(postrouting.rules, l.dnsMasquerade(w)...)
 	postrouting.rules = append(postrouting.rules,
 		w.rule(w.sourceAndDestination(), w.in(Hairpin), w.masquerade()),
@@ -277,7 +283,7 @@ func (l *Layout) chains(fam *family) []chain {
 		chain{name: "output", hook: "output", priority: priorityDispatch, rules: []rule{w.rule(w.jump("dispatch"))}},
 		chain{name: "unserved-in", hook: "prerouting", priority: priorityUnserved, rules: []rule{w.rule(w.jump("unserved"))}},
 		chain{name: "unserved-out", hook: "output", priority: priorityUnserved, rules: []rule{w.rule(w.jump("unserved"))}},
-		postrouting)
+		input, postrouting)
 	return append(chains, l.dnsChains(w)...)
 }
 

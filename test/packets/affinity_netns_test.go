@@ -268,3 +268,26 @@ func (d *daemon) remembers(t *testing.T, v4, v6 float64) {
 }
 
 var affinityOf = regexp.MustCompile(`(?m)^(weir_affinity_entries.*) (\S+)$`)
+
+// TestNetnsAffinityToTheNode tries affinity with an endpoint in the node's own network. Connections to it stay
+// on the node, and so pass other chains than those that leave it.
+func TestNetnsAffinityToTheNode(t *testing.T) {
+	t.Parallel()
+	lab, _ := newLab(t, netlab.Config{})
+	d := newDaemon(t, lab, clusterCIDR...)
+	if err := d.first(&world{name: "affinity", steps: []step{{}}}); err != nil {
+		t.Fatal(err)
+	}
+	for _, l := range []line{
+		{newCrowd(t, lab.Host("podC"), 4, "10.244.1."), netlab.TCP, netip.MustParseAddrPort("10.96.0.17:80")},
+		{newCrowd(t, lab.Host("podC"), 6, "10.244.1."), netlab.UDP, netip.MustParseAddrPort("[fd00:10:96::17]:80")},
+	} {
+		by, err := l.ask(6)
+		if err != nil {
+			t.Error(err)
+		} else if who := endpointsIn(by); len(who) != 2 {
+			t.Errorf("%s: %d clients are answered by %v alone", l, crowdSize, who)
+		}
+	}
+	d.finish(t)
+}
