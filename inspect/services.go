@@ -2,6 +2,7 @@ package inspect
 
 import (
 	"net/netip"
+	"slices"
 
 	"github.com/weir-project/weir/dataplane"
 	"github.com/weir-project/weir/endpoints"
@@ -24,9 +25,21 @@ func (i *Inspector) Service(name endpoints.Name, withEndpoints bool) (api.Servic
 	}
 	off := offCluster(i.cfg.Kernel.Layout())
 	for k := range explained {
-		s.Ports = append(s.Ports, port(&explained[k], find(&held, &explained[k]), off, withEndpoints))
+		e := &explained[k]
+		if i.serves(e.Family) {
+			s.Ports = append(s.Ports, port(e, find(&held, e), off, withEndpoints))
+			continue
+		}
+		p := port(e, nil, off, withEndpoints)
+		p.NoFamily = true
+		s.Ports = append(s.Ports, p)
 	}
 	return s, true
+}
+
+// serves reports whether this node has a family.
+func (i *Inspector) serves(f endpoints.Family) bool {
+	return slices.Contains(i.cfg.Kernel.Families(), map[endpoints.Family]string{endpoints.IPv4: "ip", endpoints.IPv6: "ip6"}[f])
 }
 
 // Services calls each with every Service in a namespace, "" is all, by name, with their endpoints or

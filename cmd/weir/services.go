@@ -152,6 +152,9 @@ func frontendsText(s *api.Service, p *api.ServicePort) string {
 		}
 		texts = append(texts, text)
 	}
+	if p.NoFamily {
+		return "not in the kernel: this node has no " + p.Family
+	}
 	if len(texts) == 0 {
 		return "not in the kernel yet"
 	}
@@ -179,6 +182,10 @@ func printPort(out *screen, p *api.ServicePort) {
 	out.line("  port %s: %d of %d endpoints are ready, topology %s", portText(p), p.Ready, p.Total, p.Topology)
 	if p.Terminating {
 		out.line("    none is ready: those that still serve while they terminate stand in")
+	}
+	if p.NoFamily {
+		out.line("    not in the kernel: this node has no %s", p.Family)
+		return
 	}
 	rows := [][]string{{"FRONTEND", "KIND", "VERDICT", "CLASS", "FROM OUTSIDE", "MASQUERADE", "SOURCES"}}
 	for _, f := range p.Frontends {

@@ -186,6 +186,8 @@ type ServicePort struct {
 	Port     uint16 `json:"port"`
 	NodePort uint16 `json:"nodePort,omitzero"`
 	Family   string `json:"family"` // IPv4 or IPv6
+	// NoFamily says that this node has no such family: nothing of the port is in the kernel.
+	NoFamily bool `json:"noFamily,omitempty"`
 	// Topology is how hints narrow the policy Cluster: Anywhere, SameZone, SameNode.
 	Topology string `json:"topology"`
 	// Terminating says that no endpoint is ready, so that those which still serve stand in.

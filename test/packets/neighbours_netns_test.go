@@ -100,17 +100,23 @@ func TestNetnsNeighbours(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			try := func(when string, packets []packet) {
+			try := func(when string, steps ...step) {
 				t.Helper()
-				outcomes, err := s.play(&w, step{packets: packets})
-				if err != nil {
-					t.Fatal(err)
+				var outcomes []outcome
+				for _, st := range steps {
+					more, err := s.play(&w, st)
+					if err != nil {
+						t.Fatal(err)
+					}
+					outcomes = append(outcomes, more...)
 				}
 				t.Run(when, func(t *testing.T) { report(t, outcomes) })
 			}
+			theirs := step{packets: neighbours, untraced: true}
+			ours, left := step{packets: amongNeighbours}, step{packets: amongNeighbours, untraced: true}
 			if order == "neighbours first" {
 				settle()
-				try("before weir", neighbours)
+				try("before weir", theirs)
 			}
 			if err := d.first(&w); err != nil {
 				t.Fatal(err)
@@ -119,18 +125,18 @@ func TestNetnsNeighbours(t *testing.T) {
 				settle()
 			}
 			before := listings(t, lab)
-			try("with weir", append(neighbours, amongNeighbours...))
+			try("with weir", theirs, ours)
 			d.stop()
 			if err := d.first(&w); err != nil {
 				t.Fatal(err)
 			}
-			try("with weir started again", append(neighbours, amongNeighbours...))
+			try("with weir started again", theirs, ours)
 			d.stop()
-			try("with weir stopped", append(neighbours, amongNeighbours...))
+			try("with weir stopped", theirs, left)
 			if err := d.cleanup(); err != nil {
 				t.Fatal(err)
 			}
-			try("after weir", neighbours)
+			try("after weir", theirs)
 			for i, now := range listings(t, lab) {
 				if now != before[i] {
 					t.Errorf("table %s was\n%s\nand is\n%s", neighbourTables[i], before[i], now)

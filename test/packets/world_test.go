@@ -34,6 +34,9 @@ type step struct {
 	over    string // the subdirectory whose files are laid over the world's; "": none
 	addrs   string // addresses that the node has besides its own
 	packets []packet
+	// untraced says that weir cannot foretell what becomes of the packets: others' rules decide, or no
+	// weir runs.
+	untraced bool
 }
 
 // directory returns where a world's manifests are.
