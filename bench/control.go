@@ -288,7 +288,7 @@ func (v *visit) within(ctx context.Context, m *measured, n int, do func() error)
 // change measures changes of one endpoint, one after the other, with nothing else going on.
 func (v *visit) change(ctx context.Context) error {
 	write := v.of(changeMetric, "ms", &report.Goal{P50: 3, P99: 10})
-	response := v.of("the same, from the API server's response", "ms", nil)
+	response := v.of("the same, from the API server's response", "ms", &report.Goal{P50: 3, P99: 10})
 	server := v.of("the API server's response to that write", "ms", nil)
 	n, failed := len(write.values), 0
 	before := v.p.Now()

@@ -63,8 +63,8 @@ type Stats struct {
 	Rebuilt      uint64 // tables built although there had been ours before: someone removed them
 }
 
-// Open probes the kernel, takes the lock of the network namespace and finds out which families it
-// has. It writes nothing that stays. Its errors say what to do.
+// Open takes the lock of the network namespace and finds out which families the kernel has. It writes
+// nothing that stays. Its errors say what to do. What else the kernel may lack, the first Replace says.
 func Open(ctx context.Context, cfg Config) (*Conn, error) {
 	sock, err := dial(cfg.NetNS)
 	if err != nil {
@@ -445,8 +445,10 @@ func (c *Conn) build(ctx context.Context, fam *family, name string, first, rest 
 	if err := b.addAll(fam, first); err != nil {
 		return err
 	}
+	b.closeList()
+	appendRules(&b.messages, &c.cfg.Layout, fam, name)
 	if err := c.commit(b); err != nil {
-		return err
+		return c.findMissing(fam, err)
 	}
 	if err := errors.Join(c.refreshTable(fam), c.carryLeases(fam, true)); err != nil {
 		return err

@@ -5,7 +5,7 @@
 // ip weir and ip6 weir with every rule they will ever need (layout.go), and from then on only
 // adds and deletes elements of their sets and maps:
 //
-//	Open      probes the kernel, takes the lock of the network namespace, writes nothing
+//	Open      takes the lock of the network namespace, asks the kernel for its families, writes nothing
 //	Replace   makes the maps hold exactly the given elements: builds the tables if there are none,
 //	          refills adopted ones in one transaction, hands over from another layout
 //	Apply     one transaction of element changes

@@ -38,8 +38,8 @@ func comment(typ byte, s string) []byte {
 	return append(append([]byte{typ, byte(len(s) + 1)}, s...), 0)
 }
 
-// appendTable appends the messages that build a table: itself, its sets, its chains and rules.
-// The affinity sets and rules per timeout are not among them, see appendAffinity.
+// appendTable appends the messages that build a table: itself, its sets, and its chains that are not
+// hooked, all empty. The affinity sets and rules per timeout are not among them, see appendAffinity.
 func appendTable(m *messages, l *Layout, fam *family, name string, flags uint32) {
 	comment := ""
 	if name != "" { // no name: only to take the fingerprint, which the comment holds
@@ -60,11 +60,22 @@ func appendTable(m *messages, l *Layout, fam *family, name string, flags uint32)
 	if l.has(fam, dnsAlive) {
 		appendSet(m, fam, name, schemas[dnsAlive].name, &schemas[dnsAlive], uint32(numSets)+1)
 	}
-	// The kernel hooks a base chain as soon as it has read that far, and its rules follow when it has
-	// read everything. What passes in between is let through, and remembered as not to be
-	// translated. So base chains come last, and everything that they lead to before.
 	for _, c := range l.chains(fam) {
-		appendChain(m, fam, name, c)
+		if c.hook == "" {
+			appendChain(m, fam, name, c)
+		}
+	}
+}
+
+// appendRules puts rules into the chains of appendTable's, and then hooks the table in. The kernel hooks a
+// base chain as soon as it has read that far, and tracks connections from the first rule that asks
+// about them, but follows rules only when it has read everything. A connection that begins in between is let
+// through, and remembered as not to be translated. So these come after everything else, base chains last.
+func appendRules(m *messages, l *Layout, fam *family, name string) {
+	for _, c := range l.chains(fam) {
+		if c.hook != "" {
+			appendChain(m, fam, name, c)
+		}
 		for _, r := range c.rules {
 			appendRule(m, fam, name, c.name, r)
 		}

@@ -70,6 +70,9 @@ const (
 // draws is how often a class draws a slot before it falls back to its lower half.
 const draws = 8
 
+// looks is how often a packet looks for its verdict before it goes untranslated.
+const looks = 3
+
 // family is what differs between ip and ip6.
 type family struct {
 	name     string // as nft has it
@@ -240,11 +243,13 @@ func (l *Layout) chains(fam *family) []chain {
 		w.rule(w.frontend(), w.in(Restricted), w.frontendAndSource(), w.notIn(AllowedSources), w.drop()),
 		w.rule(w.sourceAndFrontend(), w.translate(Affinity)),
 		w.rule(w.jump("off-cluster")),
-		w.rule(w.frontend(), w.dispatch(Services)),
-		// Once more, for a packet that looks just as a transaction turns over: what leaves here
-		// untranslated would stay so for as long as its conntrack entry lives.
-		w.rule(w.frontend(), w.dispatch(Services)),
 	}}
+	// Again, for a packet that looks just as a transaction turns over: what leaves here untranslated
+	// would stay so for as long as its conntrack entry lives. A virtual processor that stands still for
+	// a moment may meet two transactions, one at each look; a packet that is served never looks again.
+	for range looks {
+		dispatch.rules = append(dispatch.rules, w.rule(w.frontend(), w.dispatch(Services)))
+	}
 	unserved := chain{name: "unserved", rules: append(l.dnsRefuse(w),
 		w.rule(w.destination(), w.in(ClusterIPs), w.jumpTo("refuse")),
 		w.rule(w.destination(), w.in(ServiceCIDRs), w.drop()))}
@@ -341,6 +346,7 @@ func affinityRule(fam *family, timeout time.Duration) rule {
 func (l *Layout) fingerprint(fam *family) string {
 	var m messages
 	appendTable(&m, l, fam, "", 0)
+	appendRules(&m, l, fam, "")
 	sum := sha256.Sum256(m.b)
 	return hex.EncodeToString(sum[:8])
 }

@@ -17,8 +17,8 @@ func lockThread() { runtime.LockOSThread() }
 // probeTable is made and removed again within one transaction: nobody ever sees it.
 const probeTable = "weir-probe"
 
-// probe finds out which families the kernel has, whether tables can have owners, and whether the
-// layout can be loaded at all.
+// probe finds out which families the kernel has, and whether tables can have owners. It tries no rules: the
+// kernel would hook them in for a moment, and remember connections that begin in it as not to be translated.
 func (c *Conn) probe(ctx context.Context) error {
 	for _, fam := range []*family{ipv4, ipv6} {
 		if fam == ipv6 && c.cfg.NoIPv6 {
@@ -34,13 +34,6 @@ func (c *Conn) probe(ctx context.Context) error {
 			continue
 		default:
 			return explain(err)
-		}
-		err = c.tryTable(fam, 0, func(b *batch) {
-			// The second table message of the same name changes nothing.
-			appendTable(&b.messages, &c.cfg.Layout, fam, probeTable, 0)
-		})
-		if err != nil {
-			return c.findMissing(fam, err)
 		}
 	}
 	if !c.cfg.Shared {
@@ -67,8 +60,13 @@ func (c *Conn) tryTable(fam *family, flags uint32, more func(*batch)) error {
 	return c.commit(b)
 }
 
-// findMissing tries one expression after the other, to name what the kernel lacks.
+// findMissing finds out why the kernel refuses a new table. It tries one expression after the other, to name what
+// the kernel lacks. A refusal of elements is as it was.
 func (c *Conn) findMissing(fam *family, cause error) error {
+	var refused *RefusedError
+	if !errors.As(cause, &refused) || len(refused.Refusals) > 0 {
+		return cause
+	}
 	w := words{fam}
 	type feature struct {
 		name string

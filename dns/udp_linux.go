@@ -99,13 +99,15 @@ func (s *Server) newUDPWorker(conn *net.UDPConn) (*udpWorker, error) {
 			in.Control = &p.control[0]
 		}
 	}
+	// Neither of these blocks. So the scheduler is not told of them: it would take the processor away from a
+	// batch that takes longer than 20 µs, give it back, and have cost a tenth of what a query does.
 	w.read = func(fd uintptr) bool {
-		n, _, errno := unix.Syscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&w.in[0])), batchLen, unix.MSG_DONTWAIT, 0, 0)
+		n, _, errno := unix.RawSyscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&w.in[0])), batchLen, unix.MSG_DONTWAIT, 0, 0)
 		w.n, w.errno = int(n), errno
 		return errno != unix.EAGAIN && errno != unix.EINTR
 	}
 	w.write = func(fd uintptr) bool {
-		n, _, errno := unix.Syscall6(unix.SYS_SENDMMSG, fd, uintptr(unsafe.Pointer(&w.out[w.n])), uintptr(w.sending-w.n), unix.MSG_DONTWAIT, 0, 0)
+		n, _, errno := unix.RawSyscall6(unix.SYS_SENDMMSG, fd, uintptr(unsafe.Pointer(&w.out[w.n])), uintptr(w.sending-w.n), unix.MSG_DONTWAIT, 0, 0)
 		if errno == unix.EAGAIN || errno == unix.EINTR {
 			return false
 		}
