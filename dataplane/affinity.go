@@ -49,7 +49,7 @@ func (r *Reader) affine(fam *family) string {
 	r.of.mu.Lock()
 	defer r.of.mu.Unlock()
 	st := &r.of.state[fam.number()]
-	if len(st.affinity) == 0 {
+	if len(st.added.timeouts) == 0 {
 		return ""
 	}
 	return st.name

@@ -3,6 +3,7 @@ package dataplane
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"syscall"
 	"time"
@@ -13,9 +14,8 @@ import (
 // batch is a transaction in the making: messages, and on whose behalf each of them is.
 type batch struct {
 	messages
-	// table and affinity are what the tables are called and which timeouts they know, by family.
-	state    *[2]tableState
-	added    [2]map[time.Duration]bool // affinity timeouts that this batch brings
+	state    *[2]tableState // what the tables are called and what they have, by family
+	added    [2]added       // what this batch brings besides elements
 	refs     []ref
 	elements int
 	destroy  bool // deletions are of elements that need not be there
@@ -71,8 +71,12 @@ func (b *batch) add(op *Op) error {
 	}
 	fam := op.family()
 	st := &b.state[fam.number()]
-	if op.Set == AffinityOf {
-		b.needAffinity(fam, st, op)
+	switch {
+	case op.Delete:
+	case op.Set == AffinityOf:
+		b.needAffinity(fam, st, op.Elem.Timeout)
+	case op.Set == Services || op.Set == LocalServices:
+		b.needClass(fam, st, op.Elem.Verdict)
 	}
 	full := b.open && len(b.b)-b.listStart > maxAttr-2*maxElement
 	if !b.open || full || b.set != op.Set || b.fam != fam || b.del != op.Delete || b.owner != op.Owner || b.timeout != op.Elem.Timeout {
@@ -104,18 +108,53 @@ func (b *batch) wants(op *Op, fam *family) bool {
 	return op.Set >= numSets || op.family() == fam || !op.address().IsValid()
 }
 
-// needAffinity brings the set and the rule for a timeout that nobody used before.
-func (b *batch) needAffinity(fam *family, st *tableState, op *Op) {
-	added := &b.added[fam.number()]
-	if timeout := op.Elem.Timeout; !op.Delete && !st.affinity[timeout] && !(*added)[timeout] {
-		b.closeList()
-		if *added == nil {
-			*added = map[time.Duration]bool{}
-		}
-		(*added)[timeout] = true
-		const firstFreeID = 1000 // above those of the static sets
-		appendAffinity(&b.messages, fam, st.name, timeout, firstFreeID+uint32(len(*added)))
+// added is what a table has besides what it was made with.
+type added struct {
+	timeouts map[time.Duration]bool // those with a set and a rule for affinity
+	classes  map[Verdict]bool       // those with a chain
+}
+
+// with returns what a table has after a batch.
+func (a added) with(b added) added {
+	if len(b.timeouts)+len(b.classes) == 0 {
+		return a
 	}
+	sum := added{map[time.Duration]bool{}, map[Verdict]bool{}}
+	for _, part := range []added{a, b} {
+		maps.Copy(sum.timeouts, part.timeouts)
+		maps.Copy(sum.classes, part.classes)
+	}
+	return sum
+}
+
+// needAffinity brings the set and the rule for a timeout that nobody used before.
+func (b *batch) needAffinity(fam *family, st *tableState, timeout time.Duration) {
+	more := &b.added[fam.number()]
+	if st.added.timeouts[timeout] || more.timeouts[timeout] {
+		return
+	}
+	b.closeList()
+	if more.timeouts == nil {
+		more.timeouts = map[time.Duration]bool{}
+	}
+	more.timeouts[timeout] = true
+	const firstFreeID = 1000 // above those of the static sets
+	appendAffinity(&b.messages, fam, st.name, timeout, firstFreeID+uint32(len(more.timeouts)))
+}
+
+// needClass brings the chain of a verdict that nobody used before, and reports whether it did.
+func (b *batch) needClass(fam *family, st *tableState, v Verdict) bool {
+	more := &b.added[fam.number()]
+	if v.Class() <= 1 || st.added.classes[v] || more.classes[v] {
+		return false
+	}
+	b.closeList()
+	if more.classes == nil {
+		more.classes = map[Verdict]bool{}
+	}
+	more.classes[v] = true
+	appendClass(&b.messages, fam, st.name, v)
+	return true
 }
 
 func (b *batch) closeList() {

@@ -48,10 +48,10 @@ type Conn struct {
 
 // tableState is what we know of a family's table.
 type tableState struct {
-	name     string // "": not looked for yet, or lost
-	handle   uint64
-	use      uint32 // chains, sets and the like, as the kernel counts them
-	affinity map[time.Duration]bool
+	name   string // "": not looked for yet, or lost
+	handle uint64
+	use    uint32 // chains, sets and the like, as the kernel counts them
+	added  added  // since the table was made
 }
 
 // Stats counts what has been sent since Open.
@@ -261,15 +261,10 @@ func (c *Conn) commit(b *batch) error {
 	}
 	c.gen = nextGeneration(c.gen)
 	c.stats.Elements += uint64(b.elements)
-	for _, f := range c.families {
-		st := &c.state[f.number()]
-		for timeout := range b.added[f.number()] {
-			if st.affinity == nil {
-				st.affinity = map[time.Duration]bool{}
-			}
-			st.affinity[timeout] = true
-			st.use++ // the set
-		}
+	for i := range c.state {
+		st, more := &c.state[i], b.added[i]
+		st.added = st.added.with(more)
+		st.use += uint32(len(more.timeouts) + len(more.classes)) // a set for each, or a chain
 	}
 	return nil
 }
@@ -441,12 +436,13 @@ func (c *Conn) build(ctx context.Context, fam *family, name string, first, rest 
 	st := &c.state[fam.number()]
 	st.name = name
 	b := c.newBatch()
-	appendTable(&b.messages, &c.cfg.Layout, fam, name, c.flags)
+	chains := c.cfg.Layout.firstChains(fam)
+	appendTable(&b.messages, fam, &c.cfg.Layout, name, c.flags, chains)
 	if err := b.addAll(fam, first); err != nil {
 		return err
 	}
 	b.closeList()
-	appendRules(&b.messages, &c.cfg.Layout, fam, name)
+	appendRules(&b.messages, fam, name, chains)
 	if err := c.commit(b); err != nil {
 		return c.findMissing(fam, err)
 	}
@@ -458,22 +454,29 @@ func (c *Conn) build(ctx context.Context, fam *family, name string, first, rest 
 	verdicts.batchBegin()
 	var op Op // outside the loop, or each would be allocated
 	for op = range rest {
-		to := b
-		switch op.Set {
-		case Services, LocalServices, ClusterIPs, ServiceCIDRs:
-			to = verdicts
-		}
 		if !b.wants(&op, fam) {
 			continue
 		}
-		if err := to.add(&op); err != nil {
-			return invalid(&op, err)
+		to, full := b, b.elements >= chunk
+		switch op.Set {
+		case Services, LocalServices:
+			// Its chain comes before the endpoints of most others: what looks into a map later makes the
+			// kernel look at every element that is there.
+			full = b.needClass(fam, st, op.Elem.Verdict) || full
+			to = verdicts
+		case ClusterIPs, ServiceCIDRs:
+			to = verdicts
 		}
-		if b.elements >= chunk {
+		if full {
 			if err := errors.Join(ctx.Err(), c.commit(b), c.carryLeases(fam, false)); err != nil {
 				return err
 			}
-			b = c.newBatch()
+			if b = c.newBatch(); to != verdicts {
+				to = b
+			}
+		}
+		if err := to.add(&op); err != nil {
+			return invalid(&op, err)
 		}
 	}
 	if err := c.commit(b); err != nil {
@@ -517,7 +520,7 @@ func (c *Conn) refillOnce(fam *family, first, rest iter.Seq[Op], forget bool) er
 		switch {
 		case s == Affinity:
 		case s == AffinityOf:
-			for timeout := range st.affinity {
+			for timeout := range st.added.timeouts {
 				appendFlush(&b.messages, fam, st.name, setName(s, timeout))
 			}
 		case schemas[s].interval():

@@ -13,6 +13,8 @@ import (
 	"regexp"
 	"runtime"
 	"slices"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -428,8 +430,9 @@ func TestNetnsColdStartInChunks(t *testing.T) {
 	if err := c.Replace(context.Background(), seq(service(frontend("10.96.200.1:443", 6), 3)), seq(ops)); err != nil {
 		t.Fatal(err)
 	}
-	// The table with what comes first, 20,000 slots in four chunks, verdicts; and the ip6 table.
-	if got, want := c.Stats().Transactions-before, uint64(1+4+1+1); got != want {
+	// The table with what comes first, the chain of the class 64, 20,000 slots in four chunks, verdicts; and the
+	// ip6 table.
+	if got, want := c.Stats().Transactions-before, uint64(1+1+4+1+1); got != want {
 		t.Errorf("%d transactions, want %d", got, want)
 	}
 	checkHolds(t, c, seq(service(frontend("10.96.200.1:443", 6), 3), ops))
@@ -535,4 +538,72 @@ func TestNetnsIntervalsChange(t *testing.T) {
 		checkHolds(t, c, seq(is))
 		was = is
 	}
+}
+
+// The chain of a class comes with the first verdict that leads there, and stays.
+func TestNetnsClasses(t *testing.T) {
+	ns := namespace(t)
+	ctx := context.Background()
+	f, g := frontend("10.96.0.1:80", 6), frontend("10.96.0.2:80", 6)
+	c := open(t, Config{NetNS: ns, Layout: testLayout, Shared: true})
+	classes := func(want ...string) {
+		t.Helper()
+		var got []string
+		for line := range strings.Lines(nft(t, ns, "list", "table", "ip", "weir")) {
+			if name, ok := strings.CutPrefix(strings.TrimSpace(line), "chain lb-"); ok {
+				got = append(got, strings.TrimSuffix(name, " {"))
+			}
+		}
+		slices.Sort(got)
+		if diff := gocmp.Diff(want, got); diff != "" {
+			t.Errorf("classes (-want +got):\n%s", diff)
+		}
+	}
+	look := func(want string) {
+		t.Helper()
+		nft(t, ns, "add table ip other; delete table ip other") // or nobody would look closely
+		if got, err := c.Look(); err != nil || got != want {
+			t.Errorf("Look = %q, %v, want %q", got, err, want)
+		}
+	}
+	if err := c.Replace(ctx, seq(service(f, 3)), seq(service(g, 5))); err != nil {
+		t.Fatal(err)
+	}
+	classes("1", "4", "8", "local-1")
+	look("")
+
+	change := func(to Verdict) []Op {
+		return []Op{{Delete: true, Set: Services, Elem: Element{Frontend: f}}, {Set: Services, Elem: Element{Frontend: f, Verdict: to}}}
+	}
+	missing := Op{Delete: true, Set: Services, Elem: Element{Frontend: frontend("10.96.0.3:80", 6)}}
+	var refused *RefusedError
+	if err := c.Apply(ctx, append([]Op{missing}, change(Balance(64))...)); !errors.As(err, &refused) {
+		t.Fatalf("Apply = %v, want a RefusedError", err)
+	}
+	classes("1", "4", "8", "local-1")
+	for _, n := range []int{64, 3, 50} {
+		if err := c.Apply(ctx, change(Balance(n))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	classes("1", "4", "64", "8", "local-1")
+	look("")
+	was := c.state
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+
+	c = open(t, Config{NetNS: ns, Layout: testLayout, Shared: true})
+	if err := c.Replace(ctx, seq(service(f, 3)), seq(service(g, 100))); err != nil {
+		t.Fatal(err)
+	}
+	if c.state[0].handle != was[0].handle {
+		t.Error("the table was not adopted")
+	}
+	classes("1", "128", "4", "64", "8", "local-1")
+	look("")
+	checkHolds(t, c, seq(service(f, 3), service(g, 100)))
+	nft(t, ns, "flush chain ip weir lb-128")
+	look("table ip weir: has " + strconv.Itoa(c.cfg.Layout.rules(ipv4, c.state[0].added)-10) + " rules instead of " +
+		strconv.Itoa(c.cfg.Layout.rules(ipv4, c.state[0].added)))
 }

@@ -2,8 +2,8 @@
 // transactions, and the netlink socket that owns them.
 //
 // The rules are program and are written once; elements are data. A Conn builds the tables
-// ip weir and ip6 weir with every rule they will ever need (layout.go), and from then on only
-// adds and deletes elements of their sets and maps:
+// ip weir and ip6 weir (layout.go), and from then on only adds and deletes elements of their sets and
+// maps. A class that no frontend had before brings its chain along, and an affinity timeout its rule:
 //
 //	Open      takes the lock of the network namespace, asks the kernel for its families, writes nothing
 //	Replace   makes the maps hold exactly the given elements: builds the tables if there are none,

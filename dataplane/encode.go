@@ -38,9 +38,9 @@ func comment(typ byte, s string) []byte {
 	return append(append([]byte{typ, byte(len(s) + 1)}, s...), 0)
 }
 
-// appendTable appends the messages that build a table: itself, its sets, and its chains that are not
-// hooked, all empty. The affinity sets and rules per timeout are not among them, see appendAffinity.
-func appendTable(m *messages, l *Layout, fam *family, name string, flags uint32) {
+// appendTable appends the messages that build a table: itself, its sets, and those of its chains that are
+// not hooked, all empty. What is added later is not among them, see appendAffinity and appendClass.
+func appendTable(m *messages, fam *family, l *Layout, name string, flags uint32, chains []chain) {
 	comment := ""
 	if name != "" { // no name: only to take the fingerprint, which the comment holds
 		comment = l.comment(fam)
@@ -60,7 +60,7 @@ func appendTable(m *messages, l *Layout, fam *family, name string, flags uint32)
 	if l.has(fam, dnsAlive) {
 		appendSet(m, fam, name, schemas[dnsAlive].name, &schemas[dnsAlive], uint32(numSets)+1)
 	}
-	for _, c := range l.chains(fam) {
+	for _, c := range chains {
 		if c.hook == "" {
 			appendChain(m, fam, name, c)
 		}
@@ -71,8 +71,8 @@ func appendTable(m *messages, l *Layout, fam *family, name string, flags uint32)
 // base chain as soon as it has read that far, and tracks connections from the first rule that asks
 // about them, but follows rules only when it has read everything. A connection that begins in between is let
 // through, and remembered as not to be translated. So these come after everything else, base chains last.
-func appendRules(m *messages, l *Layout, fam *family, name string) {
-	for _, c := range l.chains(fam) {
+func appendRules(m *messages, fam *family, name string, chains []chain) {
+	for _, c := range chains {
 		if c.hook != "" {
 			appendChain(m, fam, name, c)
 		}
@@ -165,6 +165,15 @@ func appendSet(m *messages, fam *family, table, name string, s *schema, id uint3
 func appendAffinity(m *messages, fam *family, table string, timeout time.Duration, id uint32) {
 	appendSet(m, fam, table, setName(AffinityOf, timeout), &schemas[AffinityOf], id)
 	appendRule(m, fam, table, "remember", affinityRule(fam, timeout))
+}
+
+// appendClass appends the chain of a verdict that was not used before.
+func appendClass(m *messages, fam *family, table string, v Verdict) {
+	c := words{fam}.class(v)
+	appendChain(m, fam, table, c)
+	for _, r := range c.rules {
+		appendRule(m, fam, table, c.name, r)
+	}
 }
 
 // appendFlush appends a message that removes every element of a set.

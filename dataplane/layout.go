@@ -70,9 +70,6 @@ const (
 // draws is how often a class draws a slot before it falls back to its lower half.
 const draws = 8
 
-// looks is how often a packet looks for its verdict before it goes untranslated.
-const looks = 3
-
 // family is what differs between ip and ip6.
 type family struct {
 	name     string // as nft has it
@@ -210,6 +207,7 @@ type chain struct {
 	typ      string // of a base chain; "": nat
 	priority int32
 	rules    []rule
+	late     bool // made when the first verdict leads there, see class
 }
 
 var hooks = map[string]uint32{
@@ -219,7 +217,8 @@ var hooks = map[string]uint32{
 	"postrouting": unix.NF_INET_POST_ROUTING,
 }
 
-// chains returns the layout's chains in an order in which each refers only to earlier ones.
+// chains returns the layout's chains in an order in which each refers only to earlier ones, with those of
+// all classes.
 func (l *Layout) chains(fam *family) []chain {
 	w := words{fam}
 	refuse := chain{name: "refuse", rules: []rule{
@@ -228,7 +227,7 @@ func (l *Layout) chains(fam *family) []chain {
 	}}
 	chains := []chain{refuse}
 	for k := range MaxClass + 1 {
-		chains = append(chains, w.class(Verdict(k)+lbBase, 1<<k, Endpoints), w.class(Verdict(k)+lbLocalBase, 1<<k, LocalEndpoints))
+		chains = append(chains, w.class(Verdict(k)+lbBase), w.class(Verdict(k)+lbLocalBase))
 	}
 
 	offCluster := chain{name: "off-cluster"}
@@ -243,13 +242,11 @@ func (l *Layout) chains(fam *family) []chain {
 		w.rule(w.frontend(), w.in(Restricted), w.frontendAndSource(), w.notIn(AllowedSources), w.drop()),
 		w.rule(w.sourceAndFrontend(), w.translate(Affinity)),
 		w.rule(w.jump("off-cluster")),
+		w.rule(w.frontend(), w.dispatch(Services)),
+		// Once more, for a packet that looks just as a transaction turns over: what leaves here
+		// untranslated would stay so for as long as its conntrack entry lives.
+		w.rule(w.frontend(), w.dispatch(Services)),
 	}}
-	// Again, for a packet that looks just as a transaction turns over: what leaves here untranslated
-	// would stay so for as long as its conntrack entry lives. A virtual processor that stands still for
-	// a moment may meet two transactions, one at each look; a packet that is served never looks again.
-	for range looks {
-		dispatch.rules = append(dispatch.rules, w.rule(w.frontend(), w.dispatch(Services)))
-	}
 	unserved := chain{name: "unserved", rules: append(l.dnsRefuse(w),
 		w.rule(w.destination(), w.in(ClusterIPs), w.jumpTo("refuse")),
 		w.rule(w.destination(), w.in(ServiceCIDRs), w.drop()))}
@@ -292,11 +289,19 @@ func (l *Layout) chains(fam *family) []chain {
 	return append(chains, l.dnsChains(w)...)
 }
 
-// rules returns how many rules the layout has, without those of affinity timeouts.
-func (l *Layout) rules(fam *family) int {
-	n := 0
-	for _, c := range l.chains(fam) {
+// firstChains returns the chains that a table has from the beginning.
+func (l *Layout) firstChains(fam *family) []chain {
+	return slices.DeleteFunc(l.chains(fam), func(c chain) bool { return c.late })
+}
+
+// rules returns how many rules a table has to which some were added since it was made.
+func (l *Layout) rules(fam *family, more added) int {
+	n := len(more.timeouts)
+	for _, c := range l.firstChains(fam) {
 		n += len(c.rules)
+	}
+	for v := range more.classes {
+		n += len(words{fam}.class(v).rules)
 	}
 	return n
 }
@@ -316,12 +321,21 @@ func (l *Layout) pods(w words) [][]expression {
 	return conditions
 }
 
-// class returns the chain that carries out an lb verdict: it draws a slot below n, and again
-// when the slot is empty. A frontend of the class has more than n/2 endpoints, so that a draw
+// class returns the chain that carries out an lb verdict: it draws a slot below the class, and again
+// when the slot is empty. A frontend of the class n has more than n/2 endpoints, so that a draw
 // misses less than half the time; when all have missed, a slot of the lower half always hits.
 // No endpoint is favoured by more than 0.4 % (2^-8). It never falls through.
-func (w words) class(v Verdict, n uint32, slots Set) chain {
-	c := chain{name: v.Chain()}
+//
+// The kernel checks every element that is added to a map against every rule that looks into the map. With the
+// chains of all classes that was a third of what loading 250,000 endpoints cost (kernel 6.18). So a table has
+// those of the classes that its verdicts have led to, and those of class 1, by which the first transaction
+// finds out whether the kernel has what they need.
+func (w words) class(v Verdict) chain {
+	n, slots := uint32(v.Class()), Endpoints
+	if v >= lbLocalBase {
+		slots = LocalEndpoints
+	}
+	c := chain{name: v.Chain(), late: n > 1}
 	tries := draws
 	if n == 1 {
 		tries = 1
@@ -345,8 +359,9 @@ func affinityRule(fam *family, timeout time.Duration) rule {
 // layouts with the same fingerprint can adopt each other's tables.
 func (l *Layout) fingerprint(fam *family) string {
 	var m messages
-	appendTable(&m, l, fam, "", 0)
-	appendRules(&m, l, fam, "")
+	all := l.chains(fam)
+	appendTable(&m, fam, l, "", 0, all)
+	appendRules(&m, fam, "", all)
 	sum := sha256.Sum256(m.b)
 	return hex.EncodeToString(sum[:8])
 }

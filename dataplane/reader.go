@@ -199,6 +199,12 @@ func (r *Reader) Ranges(set Set) ([]Element, error) {
 	return all, nil
 }
 
+// addedTo finds out what a table has besides what it was made with.
+func (r *Reader) addedTo(fam *family, name string) (more added, err error) {
+	err = undisturbed(func() error { more, err = r.c.addedTo(fam, name); return err })
+	return more, err
+}
+
 // rules counts the rules of a table.
 func (r *Reader) rules(fam *family, name string) (n int, err error) {
 	err = undisturbed(func() error { n, err = r.c.countRules(fam, name); return err })
@@ -218,7 +224,7 @@ func (r *Reader) Rules() (faults []string, err error) {
 			faults = append(faults, fmt.Sprintf("there is no table %s %s", fam.name, Table))
 			continue
 		}
-		timeouts, err := r.timeouts(fam, name)
+		more, err := r.addedTo(fam, name)
 		if err != nil {
 			return nil, err
 		}
@@ -226,7 +232,7 @@ func (r *Reader) Rules() (faults []string, err error) {
 		if err != nil {
 			return nil, fmt.Errorf("list the rules of table %s %s: %w", fam.name, name, err)
 		}
-		if want := layout.rules(fam) + len(timeouts); rules != want {
+		if want := layout.rules(fam, more); rules != want {
 			faults = append(faults, fmt.Sprintf("table %s %s has %d rules instead of %d", fam.name, name, rules, want))
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -118,12 +119,12 @@ func (c *Conn) findTables(fam *family) (current *table, old []*table, err error)
 
 // hasEveryRule reports whether nobody took rules out of a table of our layout, or put some in.
 func (c *Conn) hasEveryRule(fam *family, name string) (bool, error) {
-	timeouts, err := c.affinityTimeouts(fam, name)
+	more, err := c.addedTo(fam, name)
 	if err != nil {
 		return false, err
 	}
 	rules, err := c.countRules(fam, name)
-	return rules == c.cfg.Layout.rules(fam)+len(timeouts), err
+	return rules == c.cfg.Layout.rules(fam, more), err
 }
 
 // takeOwnership makes an orphaned table ours, where tables have owners. It must precede every
@@ -153,12 +154,12 @@ func (c *Conn) adopt(fam *family, t *table) error {
 	if err := c.takeOwnership(fam, t); err != nil {
 		return err
 	}
-	timeouts, err := c.affinityTimeouts(fam, t.name)
+	more, err := c.addedTo(fam, t.name)
 	if err != nil {
 		return err
 	}
 	st := &c.state[fam.number()]
-	st.name, st.affinity = t.name, timeouts
+	st.name, st.added = t.name, more
 	return c.refreshTable(fam)
 }
 
@@ -210,13 +211,19 @@ func (c *Conn) retire(fam *family, t *table) error {
 
 // baseChains lists the base chains of a table, whatever layout it has.
 func (c *Conn) baseChains(fam *family, table string) ([]chain, error) {
+	chains, err := c.chains(fam, table)
+	return slices.DeleteFunc(chains, func(ch chain) bool { return ch.hook == "" }), err
+}
+
+// chains lists the chains of a table, without their rules.
+func (c *Conn) chains(fam *family, table string) ([]chain, error) {
 	var m messages
 	m.begin(fam.nfproto, unix.NFT_MSG_GETCHAIN, unix.NLM_F_DUMP)
 	m.end()
 	var chains []chain
 	err := c.sock.ask(&m, func(body []byte) error {
 		found, of, err := decodeChain(body)
-		if of == table && found.hook != "" {
+		if of == table {
 			chains = append(chains, found)
 		}
 		return err
@@ -251,6 +258,25 @@ func decodeChain(body []byte) (ch chain, table string, err error) {
 		return nil
 	})
 	return ch, table, err
+}
+
+// addedTo finds out what a table has besides what it was made with.
+func (c *Conn) addedTo(fam *family, name string) (added, error) {
+	timeouts, err := c.affinityTimeouts(fam, name)
+	if err != nil {
+		return added{}, err
+	}
+	chains, err := c.chains(fam, name)
+	if err != nil {
+		return added{}, err
+	}
+	more := added{timeouts, map[Verdict]bool{}}
+	for _, ch := range chains {
+		if v, err := verdictOf(unix.NFT_GOTO, ch.name); err == nil && v.Class() > 1 {
+			more.classes[v] = true
+		}
+	}
+	return more, nil
 }
 
 // affinityTimeouts lists the timeouts for which a table has a set.
@@ -384,7 +410,7 @@ func (c *Conn) differs(fam *family, st *tableState) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if want := c.cfg.Layout.rules(fam) + len(st.affinity); rules != want {
+	if want := c.cfg.Layout.rules(fam, st.added); rules != want {
 		return fmt.Sprintf("has %d rules instead of %d", rules, want), nil
 	}
 	return "", nil

@@ -83,14 +83,23 @@ type witness struct {
 const witnessTable = `
 table inet witness {
 	counter leaked { }
+	counter syns { }
+	set leaks4 { type ipv4_addr . inet_service . ipv4_addr . inet_service . inet_proto; size 64; flags dynamic; }
+	set leaks6 { type ipv6_addr . inet_service . ipv6_addr . inet_service . inet_proto; size 64; flags dynamic; }
+	chain leak {
+		counter name leaked
+		tcp flags & (syn | ack | rst | fin) == syn counter name syns
+		meta nfproto ipv4 add @leaks4 { ip saddr . th sport . ip daddr . th dport . meta l4proto }
+		meta nfproto ipv6 add @leaks6 { ip6 saddr . th sport . ip6 daddr . th dport . meta l4proto }
+	}
 	chain note {
 		ct state != new return
 		ct status dnat return
 		meta l4proto != { tcp, udp } return
-		ip daddr { 10.96.0.0/16, 203.0.113.0/24 } counter name leaked
-		ip6 daddr { fd00:10:96::/112, 2001:db8:113::/64 } counter name leaked
-		ip daddr 172.31.0.11 th dport 31000-31999 counter name leaked
-		ip6 daddr fd00:31::11 th dport 31000-31999 counter name leaked
+		ip daddr { 10.96.0.0/16, 203.0.113.0/24 } jump leak
+		ip6 daddr { fd00:10:96::/112, 2001:db8:113::/64 } jump leak
+		ip daddr 172.31.0.11 th dport 31000-31999 jump leak
+		ip6 daddr fd00:31::11 th dport 31000-31999 jump leak
 	}
 	chain delivered { type filter hook input priority 1000; jump note; }
 	chain left { type filter hook postrouting priority 1000; jump note; }
@@ -129,7 +138,11 @@ func (x *witness) check() (n int) {
 		x.t.Error(err)
 	}
 	if n > 0 {
-		x.t.Errorf("%d new packets to frontends left untranslated", n)
+		which, err := x.node.Run("nft", "list table inet witness")
+		if err != nil {
+			which = err.Error()
+		}
+		x.t.Errorf("%d new packets to frontends left untranslated\n%s", n, which)
 	}
 	return n
 }
