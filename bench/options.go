@@ -119,7 +119,7 @@ func parse(args []string, log io.Writer) (options, error) {
 	fs.StringVar(&o.readme, "readme", "", "`file` into which the summary of a whole run at full size goes too, between its marks")
 	fs.BoolVar(&o.quick, "quick", false, "small sizes, few rounds")
 	fs.BoolVar(&o.report, "report", false, "measure nothing; make tables and pictures from earlier runs")
-	fs.BoolVar(&o.keep, "keep", false, "keep logs, and heap profiles of Weir, in a directory that is named at the end")
+	fs.BoolVar(&o.keep, "keep", false, "keep heap profiles of Weir, in the directory for temporary files")
 	fs.IntVar(&o.services, "services", o.services, "services in the section control")
 	fs.IntVar(&o.endpoints, "endpoints", o.endpoints, "endpoints of each")
 	fs.IntVar(&o.rounds, "rounds", o.rounds, "rounds in which every proxy has its turn")
@@ -159,7 +159,7 @@ func parse(args []string, log io.Writer) (options, error) {
 
 // small makes everything fit into three minutes.
 func (o *options) small() {
-	o.services, o.endpoints, o.rounds, o.changes = 200, 10, 2, 20
+	o.services, o.endpoints, o.rounds, o.changes = 200, 10, 1, 20
 	o.budget, o.busy, o.rest, o.patience = 3*time.Second, 3*time.Second, time.Second/2, 30*time.Second
 	o.seldom = map[string]int{"roll": 1, "busy": 1, "early": 1, "restart": 1}
 	o.sizes, o.large, o.roll = []int{20, 500}, 1000, 100
