@@ -32,13 +32,14 @@ func (b *bench) due(part string, round int) bool {
 
 // What other sections are about too, or the summary shows.
 const (
-	startMetric   = "process start → all services answer, kernel empty"
-	changeMetric  = "one endpoint change, API write → packets"
-	changeCPU     = "CPU of one change"
-	busyMetric    = "one endpoint change while 100 a second go on, API write → packets"
-	busyCPU       = "CPU while 100 changes a second go on"
-	catchUpMetric = "after these: time until the next change is in packets"
-	serviceMetric = "new Service, API write → packets"
+	startMetric    = "process start → all services answer, kernel empty"
+	changeMetric   = "one endpoint change, API write → packets"
+	changeCPU      = "CPU of one change"
+	busyMetric     = "one endpoint change while 100 a second go on, API write → packets"
+	busyCPU        = "CPU while 100 changes a second go on"
+	responseMetric = "the same, from the API server's response"
+	catchUpMetric  = "after these: time until the next change is in packets"
+	serviceMetric  = "new Service, API write → packets"
 )
 
 // world builds a cluster of some size.
@@ -288,7 +289,7 @@ func (v *visit) within(ctx context.Context, m *measured, n int, do func() error)
 // change measures changes of one endpoint, one after the other, with nothing else going on.
 func (v *visit) change(ctx context.Context) error {
 	write := v.of(changeMetric, "ms", &report.Goal{P50: 3, P99: 10})
-	response := v.of("the same, from the API server's response", "ms", &report.Goal{P50: 3, P99: 10})
+	response := v.of(responseMetric, "ms", &report.Goal{P50: 3, P99: 10})
 	server := v.of("the API server's response to that write", "ms", nil)
 	n, failed := len(write.values), 0
 	before := v.p.Now()

@@ -131,13 +131,14 @@ type flow struct {
 // What of a new connection is compared.
 const (
 	rateMetric   = "new connections a second"
-	directMetric = "new connections a second, directly to endpoints"
+	directly     = ", directly to endpoints"
+	directMetric = rateMetric + directly
 	ratioMetric  = "new connections, through a Service ÷ directly"
 )
 
 // direct measures what leaves Services out: connections to endpoints.
 func (f *flow) direct(own *world.Service) error {
-	return f.measure(", directly to endpoints", f.w.Backends(f.size, packetEndpoints), own.SinkBackend())
+	return f.measure(directly, f.w.Backends(f.size, packetEndpoints), own.SinkBackend())
 }
 
 func (f *flow) proxied(own *world.Service) error {

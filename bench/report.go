@@ -125,19 +125,24 @@ func provenance(r *report.Run) string {
 		strings.Join(versions, ", "), r.Load[0], r.Load[1])
 }
 
-// headlines are what the summary shows of each section: metrics that begin so; with largest, of the
-// largest cluster alone.
-var headlines = []struct {
+// headlines are the tables of the summary, and what they show of each section: metrics that begin so, but those of
+// connections without a Service; with largest, of the largest cluster alone.
+var headlines = [][]struct {
 	section string
 	metrics []string
 	largest bool
 }{
-	{"control", []string{startMetric, changeMetric, busyMetric, serviceMetric, "rolling update", changeCPU, busyCPU, catchUpMetric,
-		"restart: process start", "restart: connections", "memory after", "memory, peak of the process"}, false},
-	{"sweep", []string{changeMetric}, false},
-	{"large", []string{"one endpoint change in it"}, false},
-	{"packets", []string{"connect latency", rateMetric, ratioMetric, "TCP", "UDP"}, true},
-	{"dns", []string{""}, false},
+	{
+		{"control", []string{startMetric, changeMetric, responseMetric, serviceMetric, "rolling update", busyMetric, changeCPU, busyCPU,
+			"restart: process start", "restart: connections", "connections begun", "memory, peak of the process"}, false},
+		{"large", []string{"one endpoint change in it"}, false},
+		{"packets", []string{"connect latency", rateMetric, ratioMetric}, true},
+	},
+	{
+		{"dns", []string{"process start", "headless endpoint changes", "new Service", "name in the zone, CPU", "name that does not exist, CPU",
+			"search walk, per query, CPU", "cached name from elsewhere, CPU", "headless, 1000 endpoints, EDNS over UDP, CPU",
+			"memory after load", "memory that names"}, false},
+	},
 }
 
 // Marks in a file between which the summary stands.
@@ -166,28 +171,32 @@ func summarize(runs []*report.Run, dir, file string) error {
 
 func headline(w io.Writer, runs []*report.Run, dir, from string) error {
 	results := report.Latest(runs)
-	var chosen []report.Result
-	for _, h := range headlines {
-		of := slices.DeleteFunc(slices.Clone(results), func(r report.Result) bool {
-			return r.Section != h.section || !slices.ContainsFunc(h.metrics, func(m string) bool { return strings.HasPrefix(r.Metric, m) })
-		})
-		if h.largest && len(of) > 0 {
-			most := slices.MaxFunc(of, func(a, b report.Result) int { return a.Services - b.Services }).Services
-			of = slices.DeleteFunc(of, func(r report.Result) bool { return r.Services != most })
+	for _, table := range headlines {
+		var chosen []report.Result
+		for _, h := range table {
+			of := slices.DeleteFunc(slices.Clone(results), func(r report.Result) bool {
+				return r.Section != h.section || strings.HasSuffix(r.Metric, directly) ||
+					!slices.ContainsFunc(h.metrics, func(m string) bool { return strings.HasPrefix(r.Metric, m) })
+			})
+			if h.largest && len(of) > 0 {
+				most := slices.MaxFunc(of, func(a, b report.Result) int { return a.Services - b.Services }).Services
+				of = slices.DeleteFunc(of, func(r report.Result) bool { return r.Services != most })
+			}
+			chosen = append(chosen, of...)
 		}
-		chosen = append(chosen, of...)
-	}
-	if len(chosen) == 0 {
-		return errors.New("nothing to show")
-	}
-	if err := report.Side(chosen).Write(w); err != nil {
-		return err
+		if len(chosen) == 0 {
+			continue
+		}
+		if err := report.Side(chosen).Write(w); err != nil {
+			return err
+		}
+		fmt.Fprintln(w)
 	}
 	path, err := relative(from, dir)
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(w, "\n%s\n[All results](%s/README.md).\n", provenance(runs[len(runs)-1]), path)
+	fmt.Fprintf(w, "%s\n[All results](%s/README.md).\n", provenance(runs[len(runs)-1]), path)
 	pictures, err := report.Draw(results, dir)
 	for _, p := range pictures {
 		fmt.Fprintf(w, "\n![%s](%s/%s)\n", p.Title, path, p.File)

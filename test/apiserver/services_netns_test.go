@@ -66,6 +66,7 @@ func TestNetnsPacketsFollow(t *testing.T) {
 	w.put(t, s)
 	w.putStatus(t, s)
 	for _, f := range w.families() {
+		w.await(t, f, f.external(11)) // until then, packets to it are nobody's
 		w.expect(t, "client", netip.AddrPortFrom(f.external(10), 80), "podY as node")
 		w.expect(t, "client", netip.AddrPortFrom(f.external(11), 80), "podY as node")
 	}

@@ -179,6 +179,22 @@ func (w *world) tables(t *testing.T) string {
 	return strings.ReplaceAll(strings.Join(list, ", "), "table ", "")
 }
 
+// await waits until weir serves an address on port 80, in TCP.
+func (w *world) await(t *testing.T, f family, addr netip.Addr) {
+	t.Helper()
+	table := "ip"
+	if f == 6 {
+		table = "ip6"
+	}
+	var err error
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+		if _, err = w.node().Run("nft", "get", "element", table, "weir", "services", fmt.Sprintf("{ tcp . %s . 80 }", addr)); err == nil {
+			return
+		}
+	}
+	t.Fatalf("%s is not served: %v", addr, err)
+}
+
 // family is 4 or 6.
 type family int
 
