@@ -24,7 +24,7 @@ func (s *Slice) Equal(o *Slice) bool {
 	if s == nil || o == nil {
 		return s == o
 	}
-	return s == o || s.Name == o.Name && s.Service == o.Service && s.Family == o.Family &&
+	return s == o || s.Name == o.Name && s.Service == o.Service && s.Family == o.Family && s.Headless == o.Headless &&
 		slices.Equal(s.Ports, o.Ports) && slices.EqualFunc(s.Endpoints, o.Endpoints, Endpoint.Equal) &&
 		slices.Equal(s.Hostnames, o.Hostnames)
 }

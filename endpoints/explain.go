@@ -46,7 +46,7 @@ func (e *Engine) Explain(name Name) (*Service, []Explained) {
 	var svc *Service
 	if entry != nil {
 		svc = entry.service
-		x.slices = append(x.slices, entry.slices...)
+		x.take(entry.slices)
 	}
 	e.mu.Unlock()
 	if svc == nil {

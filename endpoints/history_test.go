@@ -71,6 +71,7 @@ func (h *history) service() *Service {
 func (h *history) slice() *Slice {
 	s := &Slice{Name: Name{"a", fmt.Sprintf("slice-%d", h.n(4))}, Family: IPv4}
 	s.Service = historyServices[h.n(len(historyServices))]
+	s.Headless = h.n(8) == 0
 	for range h.n(3) {
 		p := historyPorts[h.n(len(historyPorts))]
 		s.Ports = append(s.Ports, SlicePort{p.Name, p.Protocol, uint16(8000 + h.n(2))})
@@ -258,7 +259,7 @@ func (h *history) naivePort(svc *Service, port Port, family Family) ResolvedPort
 	for _, name := range names {
 		s := h.slices[name]
 		for _, p := range s.Ports {
-			if s.Service != svc.Name || s.Family != family || p.Name != port.Name || p.Protocol != port.Protocol {
+			if s.Headless || s.Service != svc.Name || s.Family != family || p.Name != port.Name || p.Protocol != port.Protocol {
 				continue
 			}
 			for _, ep := range s.Endpoints {

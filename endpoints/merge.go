@@ -23,6 +23,15 @@ type part struct {
 	port      uint16
 }
 
+// take takes those of a service's slices that traffic depends on.
+func (x *scratch) take(slices []*Slice) {
+	for _, s := range slices {
+		if !s.Headless {
+			x.slices = append(x.slices, s)
+		}
+	}
+}
+
 // merge gathers the endpoints of one service port in one family: of every slice of the family, for
 // each port in it with the service port's name and protocol.
 func (x *scratch) merge(port Port, family Family) {

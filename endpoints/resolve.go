@@ -61,7 +61,7 @@ func (e *Engine) view(name Name) (*Service, string) {
 	if en == nil || !en.service.Proxied() {
 		return nil, ""
 	}
-	e.scratch.slices = append(e.scratch.slices, en.slices...)
+	e.scratch.take(en.slices)
 	return en.service, zoneOf(e.node)
 }
 

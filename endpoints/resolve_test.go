@@ -172,6 +172,13 @@ func TestMerge(t *testing.T) {
 			slices: []*Slice{slice("a http/TCP/8080", "10.0.0.1 ready")},
 		},
 		{
+			name: "a slice with the headless label is for names alone", service: service(singleStack),
+			slices: []*Slice{slice("a http/TCP/8080", "10.0.0.1 ready"), headless(slice("b http/TCP/8080", "10.0.0.2 ready"))},
+			want: `
+			http/TCP/IPv4: cluster [10.0.0.1:8080] any
+			`,
+		},
+		{
 			name: "node port without any address is in both families", service: service(nodePort, func(s *Service) { s.ClusterIPs = nil }),
 			slices: []*Slice{slice("a http/TCP/8080", "10.0.0.1 ready")},
 			want: `
@@ -487,4 +494,9 @@ func TestResolveReusesMemory(t *testing.T) {
 	if allocs > 0 {
 		t.Errorf("%v allocations, want 0", allocs)
 	}
+}
+
+func headless(s *Slice) *Slice {
+	s.Headless = true
+	return s
 }

@@ -143,9 +143,11 @@ type Port struct {
 // Slice is what the API says of one EndpointSlice. A value is immutable once it has been handed
 // to an Engine.
 type Slice struct {
-	Name      Name
-	Service   Name // by the label kubernetes.io/service-name
-	Family    Family
+	Name    Name
+	Service Name // by the label kubernetes.io/service-name
+	Family  Family
+	// Headless is the label service.kubernetes.io/headless: names come of the slice, traffic does not.
+	Headless  bool
 	Ports     []SlicePort
 	Endpoints []Endpoint
 	// Hostnames has the hostname of each of Endpoints, "" for one without. Nil if none has one, or

@@ -15,16 +15,21 @@ import (
 // is nil if the slice is not for us: of a headless service by the label
 // service.kubernetes.io/headless, of no service, or with an addressType that is not a family.
 func SliceFrom(s *discoveryv1.EndpointSlice) (*endpoints.Slice, []endpoints.Problem) {
-	if _, headless := s.Labels[labelHeadless]; headless {
+	if headless(s) {
 		return nil, nil
 	}
 	return sliceFrom(s, false)
 }
 
 // DNSSliceFrom is SliceFrom for a reader that serves names too: slices of headless services are for
-// it, and endpoints have their hostnames.
+// it, marked as such, and endpoints have their hostnames.
 func DNSSliceFrom(s *discoveryv1.EndpointSlice) (*endpoints.Slice, []endpoints.Problem) {
 	return sliceFrom(s, true)
+}
+
+func headless(s *discoveryv1.EndpointSlice) bool {
+	_, is := s.Labels[labelHeadless]
+	return is
 }
 
 func sliceFrom(s *discoveryv1.EndpointSlice, hostnames bool) (*endpoints.Slice, []endpoints.Problem) {
@@ -33,7 +38,7 @@ func sliceFrom(s *discoveryv1.EndpointSlice, hostnames bool) (*endpoints.Slice, 
 		return nil, nil
 	}
 	r := sliceReader{EndpointSlice: s, hostnames: hostnames, found: findings{kind: "EndpointSlice", meta: &s.ObjectMeta}}
-	r.out = &endpoints.Slice{Name: nameOf(s), Service: endpoints.Name{Namespace: s.Namespace, Name: service}}
+	r.out = &endpoints.Slice{Name: nameOf(s), Service: endpoints.Name{Namespace: s.Namespace, Name: service}, Headless: headless(s)}
 	switch s.AddressType {
 	case discoveryv1.AddressTypeIPv4:
 		r.out.Family = endpoints.IPv4

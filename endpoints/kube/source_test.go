@@ -389,7 +389,7 @@ func TestDNS(t *testing.T) {
 		if s, _ := read("external"); s == nil || !s.NoProxy || s.ExternalName != "example.org" {
 			t.Errorf("external is %+v", s)
 		}
-		if s, list := read("headless"); s == nil || !s.Headless || len(list) != 1 || fmt.Sprintf("%q", list[0].Hostnames) != `["" "second" ""]` {
+		if s, list := read("headless"); s == nil || !s.Headless || len(list) != 1 || !list[0].Headless || fmt.Sprintf("%q", list[0].Hostnames) != `["" "second" ""]` {
 			t.Errorf("headless is %+v, %v", s, list)
 		}
 		if names.Namespace("empty") != allowed {
