@@ -170,7 +170,7 @@ func summarize(runs []*report.Run, dir, file string) error {
 }
 
 func headline(w io.Writer, runs []*report.Run, dir, from string) error {
-	results := report.Latest(runs)
+	results, shown := report.Latest(runs), false
 	for _, table := range headlines {
 		var chosen []report.Result
 		for _, h := range table {
@@ -191,6 +191,10 @@ func headline(w io.Writer, runs []*report.Run, dir, from string) error {
 			return err
 		}
 		fmt.Fprintln(w)
+		shown = true
+	}
+	if !shown {
+		return errors.New("nothing to show")
 	}
 	path, err := relative(from, dir)
 	if err != nil {

@@ -457,23 +457,25 @@ func (c *Conn) build(ctx context.Context, fam *family, name string, first, rest 
 		if !b.wants(&op, fam) {
 			continue
 		}
-		to, full := b, b.elements >= chunk
+		full, visible := b.elements >= chunk, false
 		switch op.Set {
 		case Services, LocalServices:
 			// Its chain comes before the endpoints of most others: what looks into a map later makes the
 			// kernel look at every element that is there.
 			full = b.needClass(fam, st, op.Elem.Verdict) || full
-			to = verdicts
+			visible = true
 		case ClusterIPs, ServiceCIDRs:
-			to = verdicts
+			visible = true
 		}
 		if full {
 			if err := errors.Join(ctx.Err(), c.commit(b), c.carryLeases(fam, false)); err != nil {
 				return err
 			}
-			if b = c.newBatch(); to != verdicts {
-				to = b
-			}
+			b = c.newBatch()
+		}
+		to := b
+		if visible {
+			to = verdicts
 		}
 		if err := to.add(&op); err != nil {
 			return invalid(&op, err)

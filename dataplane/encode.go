@@ -171,9 +171,7 @@ func appendAffinity(m *messages, fam *family, table string, timeout time.Duratio
 func appendClass(m *messages, fam *family, table string, v Verdict) {
 	c := words{fam}.class(v)
 	appendChain(m, fam, table, c)
-	for _, r := range c.rules {
-		appendRule(m, fam, table, c.name, r)
-	}
+	appendRules(m, fam, table, []chain{c})
 }
 
 // appendFlush appends a message that removes every element of a set.

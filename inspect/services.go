@@ -23,24 +23,23 @@ func (i *Inspector) Service(name endpoints.Name, withEndpoints bool) (api.Servic
 			s.SetAside = &api.SetAside{Service: name.String(), Reason: a.Err.Error(), Since: a.Since, Retry: a.Retry}
 		}
 	}
-	off := offCluster(i.cfg.Kernel.Layout())
+	off, served := offCluster(i.cfg.Kernel.Layout()), i.cfg.Kernel.Families()
 	for k := range explained {
 		e := &explained[k]
-		if i.serves(e.Family) {
-			s.Ports = append(s.Ports, port(e, find(&held, e), off, withEndpoints))
-			continue
+		in := find(&held, e)
+		missing := !slices.Contains(served, tables[e.Family])
+		if missing {
+			in = nil
 		}
-		p := port(e, nil, off, withEndpoints)
-		p.NoFamily = true
+		p := port(e, in, off, withEndpoints)
+		p.NoFamily = missing
 		s.Ports = append(s.Ports, p)
 	}
 	return s, true
 }
 
-// serves reports whether this node has a family.
-func (i *Inspector) serves(f endpoints.Family) bool {
-	return slices.Contains(i.cfg.Kernel.Families(), map[endpoints.Family]string{endpoints.IPv4: "ip", endpoints.IPv6: "ip6"}[f])
-}
+// tables are the families of nftables in which a family is served.
+var tables = map[endpoints.Family]string{endpoints.IPv4: "ip", endpoints.IPv6: "ip6"}
 
 // Services calls each with every Service in a namespace, "" is all, by name, with their endpoints or
 // without.

@@ -186,13 +186,10 @@ func (w *world) await(t *testing.T, f family, addr netip.Addr) {
 	if f == 6 {
 		table = "ip6"
 	}
-	var err error
-	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
-		if _, err = w.node().Run("nft", "get", "element", table, "weir", "services", fmt.Sprintf("{ tcp . %s . 80 }", addr)); err == nil {
-			return
-		}
-	}
-	t.Fatalf("%s is not served: %v", addr, err)
+	eventually(t, func() error {
+		_, err := w.node().Run("nft", "get", "element", table, "weir", "services", fmt.Sprintf("{ tcp . %s . 80 }", addr))
+		return err
+	})
 }
 
 // family is 4 or 6.
